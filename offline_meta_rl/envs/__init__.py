@@ -1,0 +1,60 @@
+"""Task families by name or gymnasium id; importing this package registers them with gymnasium."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+
+from offline_meta_rl.envs.base import TaskFamily
+from offline_meta_rl.envs.gymnasium_family import GymnasiumFamily
+from offline_meta_rl.envs.locomotion import AntDir, CheetahDir, CheetahVel, WalkerParams
+from offline_meta_rl.envs.point_robot import PointRobot, SparsePointRobot
+
+_LOCOMOTION: tuple[TaskFamily, ...] = (CheetahDir(), CheetahVel(), AntDir(), WalkerParams())
+_POINT: tuple[TaskFamily, ...] = (PointRobot(), SparsePointRobot())
+
+FAMILIES: dict[str, TaskFamily] = {family.name: family for family in (*_LOCOMOTION, *_POINT)}
+"""Every built-in task family by its short name."""
+
+for _family in (*_LOCOMOTION, *_POINT):
+    _module = (
+        "locomotion_env:LocomotionEnv" if _family in _LOCOMOTION else "point_robot:PointRobotEnv"
+    )
+    if _family.env_id not in gymnasium.registry:
+        gymnasium.register(
+            _family.env_id,
+            entry_point=f"offline_meta_rl.envs.{_module}",
+            max_episode_steps=_family.horizon,
+            kwargs={"family": _family},
+        )
+
+
+def family_of(environment: Mapping[str, Any]) -> TaskFamily:
+    """Return the task family that a dataset's ``environment`` entry names.
+
+    Args:
+        environment: ``id`` (a built-in family's short name or gymnasium id, or any gymnasium id),
+            and for ids from outside optionally ``module`` (imported first, to register the id),
+            ``num_tasks``, ``kwargs`` and ``version``.
+
+    Raises:
+        ValueError: if a built-in family's rewards or dynamics have another version by now.
+    """
+    for family in FAMILIES.values():
+        if environment["id"] in (family.name, family.env_id):
+            version = environment.get("version", family.version)
+            if version != family.version:
+                raise ValueError(
+                    f"Expected version {family.version} of {family.name}, found {version}: its "
+                    "rewards or dynamics have changed since. Collect the dataset again."
+                )
+            return family
+    if environment.get("module"):
+        importlib.import_module(environment["module"])
+    return GymnasiumFamily(
+        environment["id"],
+        num_tasks=environment.get("num_tasks"),
+        kwargs=environment.get("kwargs"),
+        version=environment.get("version"),
+    )

@@ -1,0 +1,132 @@
+"""What a task family is, and what an engine that steps many of its environments returns.
+
+A *family* is a set of tasks that share observation and action spaces (all the directions an ant may
+be asked to walk in). It is plain data and arithmetic on arrays; it holds no simulator state. An
+*engine* steps N environments of one family together. Shapes: N environments, O observation size,
+A action size, P numbers that describe one task, F numbers that tell an agent which task it is in.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+class StepResult(NamedTuple):
+    """What one step of N environments returns.
+
+    Attributes:
+        observation: [N, O] float32, the observation *after* the step, also where an episode ended.
+        reward: [N] float64.
+        terminated: [N] bool, the task itself ended (a fall).
+        truncated: [N] bool, the horizon was reached, or the simulation diverged.
+        diverged: [N] bool, the simulator reset the state by itself: drop this episode.
+        reward_terms: the summands of the reward, each [N], unweighted costs as negative numbers.
+    """
+
+    observation: NDArray[np.float32]
+    reward: Array
+    terminated: Bools
+    truncated: Bools
+    diverged: Bools
+    reward_terms: dict[str, Array]
+
+
+class Engine(Protocol):
+    """Steps N environments together; every environment carries its own task."""
+
+    num_envs: int
+
+    def reset(self, mask: Bools | None = None) -> NDArray[np.float32]:
+        """Start a new episode where ``mask`` is true (everywhere if None); return [N, O]."""
+        ...
+
+    def step(self, action: NDArray[np.floating[Any]]) -> StepResult:
+        """Take one action [N, A], clipped to [-1, 1], in every environment."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue exactly here, as tensors."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where ``state_dict`` was taken."""
+        ...
+
+    def close(self) -> None:
+        """Release threads and simulators."""
+        ...
+
+
+class TaskFamily(ABC):
+    """A set of tasks with shared spaces, and the named splits of their indices.
+
+    Attributes:
+        name: short name, as used in file names (``ant_dir``).
+        env_id: gymnasium id; ``gymnasium.make(env_id, task=7)`` is one task.
+        version: raised whenever rewards or dynamics change; kept in every dataset.
+        num_tasks: number of tasks.
+        horizon: steps after which an episode is truncated.
+        observation_size: O.
+        action_size: A; all actions lie in [-1, 1].
+        splits: split name -> (train task indices, test task indices).
+    """
+
+    name: ClassVar[str]
+    env_id: ClassVar[str]
+    version: ClassVar[int] = 1
+    num_tasks: ClassVar[int]
+    horizon: ClassVar[int]
+    observation_size: ClassVar[int]
+    action_size: ClassVar[int]
+    splits: ClassVar[dict[str, tuple[tuple[int, ...], tuple[int, ...]]]]
+
+    @abstractmethod
+    def task_parameters(self, seed: int) -> Array:
+        """Return the parameters of every task, [num_tasks, P], from a seed."""
+
+    @abstractmethod
+    def task_features(self, parameters: Array) -> NDArray[np.float32]:
+        """Turn task parameters [N, P] into the numbers [N, F] a task-conditioned agent sees."""
+
+    @abstractmethod
+    def make_engine(
+        self, parameters: Array, *, seed: int, num_threads: int | None = None
+    ) -> Engine:
+        """Return an engine with one environment per row of ``parameters`` [N, P]."""
+
+    def parameters_of(self, task: int, seed: int) -> Array:
+        """Return the parameters [P] of one task.
+
+        Raises:
+            ValueError: if there is no such task.
+        """
+        if not 0 <= task < self.num_tasks:
+            raise ValueError(
+                f"Unknown task {task} of {self.name}: expected 0 to {self.num_tasks - 1}. "
+                "Pass task= one of these."
+            )
+        return self.task_parameters(seed)[task]
+
+
+def held_out_split(
+    num_tasks: int, test: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return (train, test) where train is every task that is not in ``test``."""
+    return tuple(task for task in range(num_tasks) if task not in test), test
+
+
+def every_kth_split(num_tasks: int, k: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return (train, test) where train is every k-th task and test all others."""
+    train = tuple(range(0, num_tasks, k))
+    return train, tuple(task for task in range(num_tasks) if task not in train)
+
+
+def generator_from(seed: int) -> torch.Generator:
+    """Return a CPU generator; torch's, because its state is a tensor and goes into checkpoints."""
+    return torch.Generator().manual_seed(seed)
