@@ -1,0 +1,18 @@
+"""Lightning datamodules, each imported when it is first asked for: only some need a simulator."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datamodules.online_buffer import OnlineBuffer
+    from datamodules.task_buffers import TaskBuffers
+
+_MODULES = {"OnlineBuffer": "datamodules.online_buffer", "TaskBuffers": "datamodules.task_buffers"}
+__all__ = ["OnlineBuffer", "TaskBuffers"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the module of a datamodule."""
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

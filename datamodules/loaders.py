@@ -1,0 +1,57 @@
+"""What Lightning iterates over: batches of train tasks, and the one item of held-out tasks."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from tensordict import TensorDict
+
+
+class HeldOutLoader:
+    """Serves the items of a list; Lightning would take a plain list for several loaders."""
+
+    def __init__(self, items: list[TensorDict]) -> None:
+        self._items = items
+
+    def __len__(self) -> int:
+        """Number of items, 0 or 1."""
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[TensorDict]:
+        """Yield the items."""
+        return iter(self._items)
+
+
+class TaskLoader:
+    """Draws the batches of one epoch; its length keeps Lightning from drawing ahead.
+
+    Its state is that of the datamodule; having one tells Lightning that resuming is exact.
+
+    Args:
+        buffers: a TaskBuffers.
+    """
+
+    def __init__(self, buffers: Any) -> None:
+        self._buffers = buffers
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return int(self._buffers.hparams["steps_per_epoch"])
+
+    def __iter__(self) -> Iterator[TensorDict]:
+        """Yield this process's share of the next batches."""
+        buffers = self._buffers
+        trainer = buffers.trainer
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        for _ in range(len(self)):
+            batch = buffers.batch(buffers.batches_served, rank=rank, world_size=world_size)
+            buffers.batches_served += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The datamodule's state."""
+        state: dict[str, Any] = self._buffers.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue with the next batch."""
+        self._buffers.load_state_dict(state_dict)

@@ -1,0 +1,144 @@
+"""Steps one environment per task while a behaviour agent trains, and serves its replay.
+
+Each batch of the loader first takes one step in every environment with the agent's current noisy
+policy, then draws the replay for the updates. The reward the *agent* sees may weigh control cost
+and alive bonus differently from the family's true reward, with the control cost annealed: an ant
+paid for being alive learns to stand still.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from tensordict import TensorDict
+from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+
+from offline_meta_rl.envs import FAMILIES
+from offline_meta_rl.envs.base import StepResult
+
+
+class OnlineBuffer(lightning.LightningDataModule):
+    """Replay of one task-conditioned agent in all tasks of a family.
+
+    Args:
+        family: short name of the task family.
+        seed: of initial states, warm-up actions and the replay's draws.
+        task_seed: of the task parameters.
+        envs_per_task: environments for each task.
+        capacity: transitions kept.
+        batch_size: transitions per update.
+        updates_per_step: updates for each step taken in all environments.
+        warmup_steps: steps in all environments with uniform random actions before training.
+        steps_per_epoch: batches Lightning calls an epoch.
+        alive_bonus: of the reward the agent sees; None for the family's own.
+        control_cost: of the reward the agent sees, at the start of annealing; None for the family's.
+        anneal_steps: steps in all environments until the control cost is the family's own.
+        num_threads: of the simulator's pool; None for one per core.
+    """
+
+    def __init__(
+        self,
+        *,
+        family: str,
+        seed: int = 0,
+        task_seed: int = 0,
+        envs_per_task: int = 1,
+        capacity: int = 1_000_000,
+        batch_size: int = 256,
+        updates_per_step: int = 6,
+        warmup_steps: int = 100,
+        steps_per_epoch: int = 1000,
+        alive_bonus: float | None = None,
+        control_cost: float | None = None,
+        anneal_steps: int = 0,
+        num_threads: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.family = FAMILIES[family]
+        parameters = np.repeat(self.family.task_parameters(task_seed), envs_per_task, axis=0)
+        self.task_features = torch.from_numpy(self.family.task_features(parameters))
+        self.engine = self.family.make_engine(parameters, seed=seed, num_threads=num_threads)
+        self.replay = TensorDictReplayBuffer(
+            storage=LazyTensorStorage(capacity), batch_size=batch_size * updates_per_step
+        )
+        self.shape = (updates_per_step, batch_size)
+        self.env_steps = 0
+
+    def reward(self, result: StepResult) -> torch.Tensor:
+        """Return the reward the agent sees, [N]."""
+        terms, family = result.reward_terms, self.family
+        if "control" not in terms:
+            return torch.from_numpy(result.reward)
+        own_cost, own_bonus = family.control_cost, family.alive_bonus  # type: ignore[attr-defined]
+        start = own_cost if self.hparams.control_cost is None else self.hparams.control_cost
+        bonus = own_bonus if self.hparams.alive_bonus is None else self.hparams.alive_bonus
+        progress = min(1.0, self.env_steps / max(1, self.hparams.anneal_steps))
+        cost = start + (own_cost - start) * progress
+        return torch.from_numpy(terms["task"] + cost * terms["control"] + bonus * terms["alive"])
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Take one step in every environment and put it into the replay."""
+        if self.env_steps < self.hparams.warmup_steps:
+            action = 2 * torch.rand(self.engine.num_envs, self.family.action_size) - 1
+        else:
+            actor = self.trainer.lightning_module.actor  # type: ignore[union-attr]
+            action = actor.act(self.observation, self.task_features, stochastic=True)
+        result = self.engine.step(action.numpy())
+        following = torch.from_numpy(result.observation)
+        ended = result.terminated | result.truncated
+        transitions = TensorDict(
+            {
+                "observation": self.observation,
+                "task_features": self.task_features,
+                "action": action,
+                "next": {
+                    "observation": following,
+                    "task_features": self.task_features,
+                    "reward": self.reward(result).float()[:, None],
+                    "terminated": torch.from_numpy(result.terminated)[:, None],
+                    "done": torch.from_numpy(ended)[:, None],
+                },
+            },
+            batch_size=[self.engine.num_envs],
+        )
+        self.replay.extend(transitions[torch.from_numpy(~result.diverged)])
+        self.observation = torch.from_numpy(self.engine.reset(ended)) if ended.any() else following
+        self.env_steps += 1
+
+    def train_dataloader(self) -> "OnlineBuffer":
+        """The datamodule is its own loader."""
+        return self
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return int(self.hparams.steps_per_epoch)
+
+    def __iter__(self) -> Iterator[TensorDict]:
+        """Yield batches [updates_per_step, batch_size] for ever."""
+        if self.env_steps == 0:
+            self.observation = torch.from_numpy(self.engine.reset())
+        while self.env_steps < self.hparams.warmup_steps:
+            self.step()
+        for _ in range(len(self)):
+            self.step()
+            yield self.replay.sample().reshape(*self.shape)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Replay, simulator and clocks."""
+        return {
+            "env_steps": self.env_steps,
+            "observation": self.observation,
+            "engine": self.engine.state_dict(),
+            "replay": self.replay.state_dict(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue where ``state_dict`` was taken."""
+        self.env_steps = state_dict["env_steps"]
+        self.observation = state_dict["observation"]
+        self.engine.load_state_dict(state_dict["engine"])
+        self.replay.load_state_dict(state_dict["replay"])

@@ -1,0 +1,137 @@
+"""What a datamodule does before its first batch: find the dataset, collect it, check settings."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from offline_meta_rl.data import TaskDataset
+
+RESIDENT_BYTES = 4 * 2**30
+
+
+def dataset_path(settings: Mapping[str, Any]) -> Path:
+    """Return the dataset's folder: ``path``, or the default place of what ``env`` collects."""
+    if settings["path"] is not None:
+        return Path(settings["path"])
+    from offline_meta_rl.collect import default_dataset_path
+
+    return default_dataset_path(_family(settings["env"]), **_collection(settings))
+
+
+def prepare_dataset(path: Path, settings: Mapping[str, Any]) -> None:
+    """Collect the dataset unless it exists or ``collect`` is off.
+
+    Of several processes one collects; the others wait and find it finished.
+
+    Raises:
+        FileNotFoundError: it does not exist, and ``collect`` is off.
+    """
+    if path.exists():
+        return
+    if not settings["collect"]:
+        raise FileNotFoundError(
+            f"No dataset at {path}, and collecting is off. Pass --data.path of a dataset, or "
+            "--data.collect true."
+        )
+    from offline_meta_rl.collect import collect
+
+    collect(_family(settings["env"]), path, **_collection(settings))
+
+
+def check_environment(dataset: TaskDataset, env: str) -> None:
+    """Check that a dataset is of the environment that was asked for.
+
+    Raises:
+        ValueError: it is of another one.
+    """
+    manifest = dataset.manifest
+    env_id = manifest.environment["id"]
+    names = {manifest.family, env_id, f"{manifest.environment.get('module')}:{env_id}"}
+    if env not in names:
+        raise ValueError(
+            f"The dataset at {dataset.path} is of {manifest.family} ({env_id}), expected {env}. "
+            f"Set --data.env {manifest.family}, or pass another --data.path."
+        )
+
+
+def check_intervals(trainer: Any, updates_per_batch: int) -> None:
+    """Check that counts of outer steps can be reached with so many outer steps in each batch.
+
+    Raises:
+        ValueError: ``max_steps`` or a checkpoint's interval is no multiple of it.
+    """
+    if trainer is None or updates_per_batch == 1:
+        return
+    counts = {"trainer.max_steps": trainer.max_steps}
+    for callback in trainer.checkpoint_callbacks:
+        name = f"every_n_train_steps of {type(callback).__name__}"
+        counts[name] = getattr(callback, "_every_n_train_steps", 0)
+    for name, count in counts.items():
+        if count > 0 and count % updates_per_batch:
+            raise ValueError(
+                f"{name}: expected a multiple of updates_per_batch {updates_per_batch}, found "
+                f"{count}. Change one of them."
+            )
+
+
+def data_device(dataset: TaskDataset, wanted: str, trainer: Any) -> torch.device | None:
+    """Return the device for a dataset's fields, None to leave them memory-mapped.
+
+    Args:
+        dataset: the dataset.
+        wanted: "auto", "disk" for memory-mapped, or a torch device.
+        trainer: its device is meant by "auto", as long as the dataset is below 4 GiB.
+    """
+    own = trainer.strategy.root_device if trainer else torch.device("cpu")
+    total = sum(entry.bytes for entry in dataset.manifest.arrays.values())
+    if wanted == "disk" or (wanted == "auto" and total > RESIDENT_BYTES):
+        return None
+    return own if wanted in ("auto", own.type) else torch.device(wanted)
+
+
+def plain_slice(part: Any) -> dict[str, Any] | list[str] | None:
+    """Return a part of the data in plain types, as checkpoints keep it."""
+    if part is None:
+        return None
+    if is_dataclass(part) and not isinstance(part, type):
+        return asdict(part)
+    if isinstance(part, Mapping):
+        return dict(part)
+    if isinstance(part, Sequence) and not isinstance(part, str):
+        return list(part)
+    raise TypeError(
+        f"Slice: expected a BufferSlice, a list of stage names or None, found {part!r}."
+    )
+
+
+def _collection(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the collection, those that are None left to its own defaults."""
+    chosen = {
+        "seed": settings["collect_seed"],
+        "task_seed": settings["task_seed"],
+        "transitions_per_stage": settings["transitions_per_stage"],
+    }
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
+def _family(env: str) -> Any:
+    """Return the task family of a short name or gymnasium id.
+
+    Raises:
+        ValueError: there is none.
+    """
+    import gymnasium
+
+    from offline_meta_rl.envs import FAMILIES, family_of
+
+    module, _, env_id = env.rpartition(":")
+    try:
+        return family_of({"id": env_id, "module": module})
+    except gymnasium.error.Error as error:
+        raise ValueError(
+            f"Unknown environment {env!r}: expected one of {sorted(FAMILIES)}, or a registered "
+            "gymnasium id, as module:Id where a module must be imported first."
+        ) from error

@@ -1,0 +1,277 @@
+"""The command line: ``lightning fit | validate | test | predict``.
+
+The only module that knows every package. Three things are added to Lightning's own command:
+shared defaults that do not depend on the working directory, callbacks that every run has whatever
+its config lists, and a checkpoint that is enough by itself (``lightning test --ckpt_path X``).
+Order of precedence: command line, then ``--config``, then the checkpoint, then the defaults.
+"""
+
+import importlib
+import logging
+import os
+import pkgutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from netrc import NetrcParseError, netrc
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+import yaml
+from jsonargparse import set_parsing_settings
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from callbacks.interrupt import Interrupt, Interrupted
+from callbacks.monitor import Monitor
+from callbacks.progress import Progress
+from callbacks.save_policies import SavePolicies
+
+PACKAGES = ("offline_meta_rl.methods", "datamodules", "callbacks")
+SHARED_CALLBACKS: dict[str, type[Callback]] = {
+    "progress": Progress,
+    "monitor": Monitor,
+    "best": BestCheckpoint,
+    "checkpoint": LastCheckpoint,
+    "interrupt": Interrupt,
+    "policies": SavePolicies,
+}
+DEBUG_VARIABLE = "OFFLINE_META_RL_DEBUG"
+LIGHTNINGS_OWN = {"best", "last", "hpc", "registry"}  # words that --ckpt_path may be
+SIMULATORS = {"gymnasium", "metaworld", "mujoco"}
+
+
+def defaults_path() -> Path:
+    """Return the shared defaults: beside this file when installed, else in the repository.
+
+    Raises:
+        FileNotFoundError: neither place has them.
+    """
+    here = Path(__file__).resolve().parent
+    for path in (here / "defaults.yaml", here.parent / "configs" / "defaults.yaml"):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(
+        f"defaults.yaml is neither in {here} nor in {here.parent / 'configs'}. Reinstall the "
+        "package."
+    )
+
+
+def import_classes() -> None:
+    """Import every method, datamodule and callback, so that YAML may name a class alone.
+
+    A module whose simulator is not installed is left out: adapting to data needs none.
+    """
+    for name in PACKAGES:
+        package = importlib.import_module(name)
+        for module in pkgutil.iter_modules(package.__path__, f"{name}."):
+            try:
+                importlib.import_module(module.name)
+            except ImportError as error:
+                if (error.name or "").split(".")[0] not in SIMULATORS:
+                    raise
+
+
+def keep_wandb_offline() -> None:
+    """Make Weights & Biases write to disk, and never prompt, unless there is a login."""
+    if "WANDB_MODE" in os.environ or os.environ.get("WANDB_API_KEY"):
+        return
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        logged_in = netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, NetrcParseError):
+        logged_in = False
+    if not logged_in:
+        os.environ["WANDB_MODE"] = "offline"
+        os.environ.setdefault("WANDB_SILENT", "true")
+
+
+def hide_noise() -> None:
+    """Hide what Lightning says about itself; it says nothing about the run."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "litlogger" not in record.getMessage()
+    )
+    for message in (
+        ".*LeafSpec.*",
+        "Checkpoint directory .* exists and is not empty",
+        "You defined a `validation_step` but have no `val_dataloader`",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def option(arguments: Sequence[str], name: str) -> str | None:
+    """Return the last value given to an option, ``--name value`` or ``--name=value``."""
+    found = None
+    for position, argument in enumerate(arguments):
+        if argument == name and position + 1 < len(arguments):
+            found = arguments[position + 1]
+        elif argument.startswith(f"{name}="):
+            found = argument.removeprefix(f"{name}=")
+    return found
+
+
+def stored_config(checkpoint_path: Path, keys: set[str]) -> dict[str, Any] | None:
+    """Return those keys of the config that a checkpoint was trained with; None if it holds none."""
+    checkpoint = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True)
+    text = checkpoint.get("config")
+    if text is None:
+        return None
+    return {key: value for key, value in yaml.safe_load(text).items() if key in keys}
+
+
+def relative_to_root(value: Any, root: str) -> Any:
+    """Write paths below the run's folder as an interpolation again, so that they can move."""
+    if isinstance(value, dict):
+        return {key: relative_to_root(item, root) for key, item in value.items()}
+    if isinstance(value, list):
+        return [relative_to_root(item, root) for item in value]
+    if isinstance(value, str) and (value == root or value.startswith(f"{root}/")):
+        return "${trainer.default_root_dir}" + value.removeprefix(root)
+    return value
+
+
+class StoreConfig(SaveConfigCallback):
+    """Puts the whole config into every checkpoint and, for ``fit``, beside the results."""
+
+    def config_text(self) -> str:
+        """Return the run's config as YAML."""
+        config = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
+        root = config["trainer"].get("default_root_dir")
+        if root:
+            config = relative_to_root(config, root)
+            config["trainer"]["default_root_dir"] = root
+        return yaml.safe_dump(config, sort_keys=False)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write ``config.yaml`` into the run's folder."""
+        if stage == "fit" and trainer.is_global_zero:
+            folder = Path(trainer.default_root_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / self.config_filename).write_text(self.config_text())
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Make the checkpoint enough to test, predict or resume."""
+        checkpoint["config"] = self.config_text()
+
+
+class Parser(LightningArgumentParser):
+    """Answers a mistake with the mistake, not with two hundred lines of usage."""
+
+    def print_usage(self, file: Any = None) -> None:
+        """Print the usage only where it was asked for."""
+        if file is not sys.stderr:
+            super().print_usage(file)
+
+
+class CommandLine(LightningCLI):
+    """Lightning's command line with shared callbacks and self-sufficient checkpoints."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Give each shared callback its own top-level key."""
+        for key, callback in SHARED_CALLBACKS.items():
+            parser.add_lightning_class_args(callback, key)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, with the config stored in ``--ckpt_path`` read before any ``--config``."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        with tempfile.TemporaryDirectory() as folder:
+            self.config = parser.parse_args(self._with_stored_config(arguments, Path(folder)))
+
+    def _with_stored_config(self, arguments: list[str], folder: Path) -> list[str]:
+        names = list(self.subcommands())
+        position = next((i for i, argument in enumerate(arguments) if argument in names), None)
+        given = option(arguments, "--ckpt_path")
+        if position is None or given is None or given in LIGHTNINGS_OWN or "://" in given:
+            return arguments
+        if not Path(given).is_file():
+            raise FileNotFoundError(f"No checkpoint at {given}; pass --ckpt_path of a .ckpt file.")
+        keys = {"seed_everything", "trainer", "model", "data", *SHARED_CALLBACKS}
+        config = stored_config(Path(given), keys)
+        if config is None:
+            if option(arguments, "--config") or option(arguments, "--model"):
+                return arguments
+            raise ValueError(
+                f"{given} holds no config; expected a checkpoint written by `lightning fit`. "
+                "Give the run's config too: --config FILE."
+            )
+        path = folder / "stored.yaml"
+        path.write_text(yaml.safe_dump(config))
+        return [*arguments[: position + 1], "--config", str(path), *arguments[position + 1 :]]
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the parsed config alone: the checkpoint's own was read before it."""
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Add the shared callbacks, except those that the run's trainer options rule out."""
+        unwanted: tuple[type, ...] = ()
+        own = config.get("callbacks") or []
+        own = own if isinstance(own, list) else [own]
+        if config.get("enable_progress_bar") is False or any(
+            isinstance(c, ProgressBar) for c in own
+        ):
+            unwanted += (ProgressBar,)
+        if config.get("enable_checkpointing") is False:
+            unwanted += (Checkpoint,)
+        if config.get("barebones"):
+            unwanted += (Callback,)
+        kept = [callback for callback in callbacks if not isinstance(callback, unwanted)]
+        return super()._instantiate_trainer(config, kept)
+
+
+def raised_here(error: BaseException) -> bool:
+    """Whether the error was raised by this project's code, so that its message says all."""
+    if isinstance(error, MisconfigurationException):
+        return True
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    module = frame.tb_frame.f_globals.get("__name__", "") if frame is not None else ""
+    return module.split(".")[0] in {"offline_meta_rl", "datamodules", "callbacks"}
+
+
+def run(arguments: Sequence[str] | None = None) -> CommandLine:
+    """Run one command; ``arguments`` default to the process's own."""
+    keep_wandb_offline()
+    hide_noise()
+    import_classes()
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    parser_options: dict[str, Any] = {"parser_mode": "omegaconf+"}
+    per_command = {**parser_options, "default_config_files": [str(defaults_path())]}
+    return CommandLine(
+        LightningModule,
+        LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        save_config_callback=StoreConfig,
+        parser_class=Parser,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        parser_kwargs={
+            **parser_options,
+            **{command: dict(per_command) for command in CommandLine.subcommands()},
+        },
+        args=None if arguments is None else list(arguments),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; errors about the input are one message, without a traceback."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a user's own modules
+    try:
+        run(arguments)
+    except Interrupted as interrupted:
+        print(interrupted, file=sys.stderr)
+        sys.exit(128 + interrupted.signal_number)
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE) or not raised_here(error):
+            raise
+        sys.exit(f"error: {error}\n(set {DEBUG_VARIABLE}=1 for the traceback)")

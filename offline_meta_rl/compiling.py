@@ -1,0 +1,39 @@
+"""Compile a function, or carry on without: a missing compiler must never end a training."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+class CompiledOrEager:
+    """Calls a compiled function; the first failure to compile switches to eager with a warning.
+
+    Args:
+        function: a pure function of tensors.
+        mode: of ``torch.compile``.
+    """
+
+    def __init__(self, function: Callable[..., Any], mode: str) -> None:
+        self.function = function
+        self.call: Callable[..., Any] = torch.compile(function, mode=mode)
+        self.proven = False
+
+    def __call__(self, *args: Any) -> Any:
+        """Call the function; once a compiled call went through, errors are the caller's own."""
+        if self.proven:
+            return self.call(*args)
+        try:
+            result = self.call(*args)
+        except Exception as error:
+            result = self.function(*args)  # an error of the function itself is raised here
+            warnings.warn(
+                f"torch.compile failed ({type(error).__name__}: {str(error)[:200]}); going on "
+                "without it, more slowly. A C++ compiler (g++) is needed; set compile: false to "
+                "silence this.",
+                stacklevel=2,
+            )
+            self.call = self.function
+        self.proven = True
+        return result

@@ -1,0 +1,103 @@
+"""The inner loop: gradient steps of every task at once, in closed form.
+
+A weight-transform layer generates theta = M z + c. With g = dL/dtheta of one task, one gradient step
+on (z, M, c) with step sizes (a_z, a_M, a_c) gives
+
+    z' = z - a_z M^T g        M' = M - a_M g z^T        c' = c - a_c g
+    theta' = M' z' + c' = M z' - a_M g (z . z') + c - a_c g
+
+so a task's own M' is never formed: g and z' are vectors, M is shared by all tasks. After several
+steps M' is M minus a sum of rank-one terms, which are kept as factors. This is exact, and
+differentiable in the meta-parameters and in the step sizes to any order.
+
+Shapes: T tasks, L layers, Z latent size, D numbers of one generated layer.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from offline_meta_rl.networks import LayerParameters, generate, times, transposed_times
+
+InnerLoss = Callable[[list[Tensor], int], Tensor]
+"""Maps the generated layers ([T, D] each) and the step's index to the *sum* of the tasks' losses.
+
+Task t's loss must depend on row t alone; then the gradient's row t is that task's own gradient.
+"""
+
+
+def adapt(
+    layers: Sequence[LayerParameters],
+    step_sizes: Tensor,
+    loss: InnerLoss,
+    *,
+    num_tasks: int,
+    num_steps: int,
+    num_kept: int | None = None,
+    first_order: bool = False,
+) -> list[list[Tensor]]:
+    """Take gradient steps on every layer's (z, M, c) for T tasks.
+
+    Args:
+        layers: meta-parameters of the L layers, shared by all tasks.
+        step_sizes: [L, 3], of (z, M, c) of each layer, positive.
+        loss: the inner loss.
+        num_tasks: T.
+        num_steps: gradient steps, >= 0.
+        num_kept: the first layers that are used after the last step; the others (an auxiliary head)
+            are not updated by it. None for all.
+        first_order: treat inner gradients as constants of the meta-parameters.
+
+    Returns:
+        The generated layers after 0, 1, ..., ``num_steps`` steps; [T, D] each. After the last step
+        there are ``num_kept`` of them.
+    """
+    num_layers = len(layers)
+    adapted = [_AdaptedLayer(layer, sizes) for layer, sizes in zip(layers, step_sizes, strict=True)]
+    thetas = [generate(layer).expand(num_tasks, -1) for layer in layers]
+    trajectory = [thetas]
+    for step in range(num_steps):
+        kept = num_layers if step < num_steps - 1 else (num_kept or num_layers)
+
+        def loss_of_kept(kept_thetas: list[Tensor], step: int = step, kept: int = kept) -> Tensor:
+            return loss(kept_thetas + trajectory[-1][kept:], step)
+
+        gradients = torch.func.grad(loss_of_kept)(thetas[:kept])
+        thetas = [
+            layer.step(gradient, first_order)
+            for layer, gradient in zip(adapted[:kept], gradients, strict=True)
+        ]
+        trajectory.append(thetas)
+    return trajectory
+
+
+class _AdaptedLayer:
+    """One layer of T tasks after some steps: own z and c, and the rank-one terms of M."""
+
+    def __init__(self, layer: LayerParameters, step_sizes: Tensor) -> None:
+        self.matrix = layer.matrix
+        self.latent_step, self.matrix_step, self.vector_step = step_sizes.unbind()
+        self.latent, self.vector = layer.latent[None], layer.vector[None]
+        self.factors: list[tuple[Tensor, Tensor]] = []  # (g [T, D], z [T or 1, Z]) of each step
+
+    def step(self, gradient: Tensor, first_order: bool) -> Tensor:
+        """Take one step along ``gradient`` [T, D]; return the new theta [T, D]."""
+        old_latent = self.latent
+        if first_order:
+            gradient, old_latent = gradient.detach(), old_latent.detach()
+        # M_k^T g, with M_k = M - a_M sum_j g_j z_j^T
+        latent_gradient = transposed_times(self.matrix, gradient)
+        for past_gradient, past_latent in self.factors:
+            overlap = (past_gradient * gradient).sum(dim=-1, keepdim=True)
+            latent_gradient = latent_gradient - self.matrix_step * overlap * past_latent
+        if first_order:
+            latent_gradient = latent_gradient.detach()
+        self.factors.append((gradient, old_latent))
+        self.latent = self.latent - self.latent_step * latent_gradient
+        self.vector = self.vector - self.vector_step * gradient
+        theta = times(self.matrix, self.latent) + self.vector
+        for past_gradient, past_latent in self.factors:
+            overlap = (past_latent * self.latent).sum(dim=-1, keepdim=True)
+            theta = theta - self.matrix_step * overlap * past_gradient
+        return theta

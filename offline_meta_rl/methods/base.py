@@ -1,0 +1,261 @@
+"""The base of every method: manual optimization with one optimizer, many updates per batch.
+
+A method implements ``outer_step``, which computes gradients by whatever means and hands them to
+``apply_gradients``. What Lightning does not do by itself under manual optimization is here:
+gradients and metrics summed over processes, clipping, the finite check, random states in
+checkpoints, checks of data against the module's sizes.
+"""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from offline_meta_rl.compiling import CompiledOrEager
+from offline_meta_rl.networks import BatchedPolicy
+
+
+class MetaModule(lightning.LightningModule):
+    """A method. Implement ``outer_step`` and ``configure_optimizers``; to adapt, ``adapt_tasks``.
+
+    Use one optimizer, with parameter groups, so that ``global_step`` counts outer steps.
+
+    Args:
+        clip_gradient_norm: largest norm of the whole gradient; None for no clipping.
+    """
+
+    def __init__(self, *, clip_gradient_norm: float | None = None) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.clip_gradient_norm = clip_gradient_norm
+        self._random_state: dict[str, Tensor] | None = None
+
+    @abstractmethod
+    def outer_step(self, batch: TensorDict) -> dict[str, Tensor]:
+        """Do one optimizer step on a batch of tasks; return detached scalars to log."""
+
+    def adapt_tasks(self, context: TensorDict, num_steps: int = 1) -> BatchedPolicy:
+        """Adapt to T tasks from their contexts [T, B].
+
+        Raises:
+            TypeError: if the method does not adapt.
+        """
+        raise TypeError(f"{type(self).__name__} does not adapt to a context.")
+
+    def adapt(self, context: Mapping[str, Tensor] | TensorDict, num_steps: int = 1) -> nn.Sequential:
+        """Adapt to one task and return its policy as ordinary layers; no simulator is involved.
+
+        Args:
+            context: transitions of the task, observation [B, O], action [B, A], return_to_go [B].
+            num_steps: gradient steps; 0 for the policy before adaptation.
+
+        Returns:
+            A network from observations [..., O] to mean actions [..., A].
+
+        Raises:
+            ValueError: if the context lacks a field, has a wrong size, or is not finite.
+        """
+        tensors = check_context(context, self.hparams)
+        batch = TensorDict({name: value[None].to(self.device) for name, value in tensors.items()})
+        return self.adapt_tasks(batch.auto_batch_size_(2), num_steps).task(0)
+
+    def held_out_losses(self, context: TensorDict, query: TensorDict) -> dict[str, Tensor]:
+        """Return losses on ``query`` [T, B] after adapting on ``context`` [T, B]; none by default."""
+        return {}
+
+    def training_step(self, batch: TensorDict, batch_idx: int) -> None:
+        """Do one outer step for each slice of the batch's first dimension."""
+        if self._random_state is not None:
+            _set_random_state(self._random_state)
+            self._random_state = None
+        logging_due = self.global_step // self._log_every != (
+            (self.global_step + len(batch)) // self._log_every
+        )
+        for update in batch.unbind(0):
+            metrics = self.outer_step(update)
+            if self.device.type == "cpu" or logging_due:
+                self.check_finite(metrics)
+        if logging_due:
+            self.log_dict({f"train/{name}": value for name, value in metrics.items()})
+
+    def validation_step(self, batch: TensorDict, batch_idx: int) -> None:
+        """Log the losses of held-out tasks after adaptation; needs no simulator."""
+        if "query" in batch.keys():
+            for name, value in self.held_out_losses(batch["context"], batch["query"]).items():
+                self.log(f"val/{name}", value, batch_size=len(batch))
+
+    def test_step(self, batch: TensorDict, batch_idx: int) -> None:
+        """As ``validation_step``; returns are measured by the Evaluate callback."""
+        self.validation_step(batch, batch_idx)
+
+    def predict_step(self, batch: TensorDict, batch_idx: int) -> BatchedPolicy:
+        """Return the policies adapted to every task of the batch."""
+        return self.adapt_tasks(batch["context"])
+
+    def setup(self, stage: str) -> None:
+        """Check Lightning's settings and the dataset's sizes against this module's.
+
+        Raises:
+            ValueError: with what was expected, what was found and the fix.
+        """
+        if stage != "fit" and getattr(self.trainer, "_inference_mode", False) is True:
+            raise ValueError(
+                "Adaptation needs gradients while validating and testing: expected the trainer's "
+                "inference_mode to be false, found true. Pass --trainer.inference_mode=false."
+            )
+        self._log_every = max(1, self.trainer.log_every_n_steps)
+        _check_sizes(self, getattr(self.trainer, "datamodule", None))
+
+    def compiled(
+        self, function: Callable[..., Any], enabled: bool, mode: str = "default"
+    ) -> Callable[..., Any]:
+        """Return ``function``, compiled if ``enabled``; a failed compilation falls back."""
+        return CompiledOrEager(function, mode) if enabled else function
+
+    def task_weight(self, batch: TensorDict) -> Tensor:
+        """Return the weight of each task's loss, [T]: 1 / tasks of the global batch."""
+        weight: Tensor = batch["weight"]
+        return weight
+
+    def apply_gradients(
+        self, parameters: Any, gradients: Any, metrics: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Sum gradients and metrics over processes, clip, and step the optimizer.
+
+        Gradients computed by ``torch.func`` pass DistributedDataParallel by, so they are summed
+        here, as one flat buffer; losses are sums weighted by the global batch, so a sum is right.
+
+        Args:
+            parameters: nested tuples, lists or dicts of parameters.
+            gradients: the same structure of tensors.
+            metrics: scalars of this process's share of the batch.
+
+        Returns:
+            The metrics of the global batch.
+        """
+        leaves = pytree.tree_leaves(gradients)
+        if self.trainer.world_size > 1:
+            flat = torch.cat([leaf.reshape(-1) for leaf in (*leaves, *metrics.values())])
+            torch.distributed.all_reduce(flat)
+            pieces = flat.split([leaf.numel() for leaf in (*leaves, *metrics.values())])
+            leaves = [piece.view_as(leaf) for piece, leaf in zip(pieces, leaves, strict=False)]
+            scalars = pieces[len(leaves) :]
+            metrics = {
+                name: scalar[0] for name, scalar in zip(metrics, scalars, strict=True)
+            }
+        for parameter, gradient in zip(pytree.tree_leaves(parameters), leaves, strict=True):
+            parameter.grad = gradient
+        if self.clip_gradient_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters(), self.clip_gradient_norm)
+        optimizer: Any = self.optimizers()
+        optimizer.step()
+        optimizer.zero_grad()
+        return metrics
+
+    def check_finite(self, metrics: dict[str, Tensor]) -> None:
+        """Stop at the first metric that is not finite.
+
+        Raises:
+            FloatingPointError: names the step, the metric and the first bad parameter.
+        """
+        if torch.isfinite(torch.stack(tuple(metrics.values()))).all():
+            return
+        name = next(name for name, value in metrics.items() if not torch.isfinite(value))
+        bad = [key for key, p in self.named_parameters() if not torch.isfinite(p).all()]
+        raise FloatingPointError(
+            f"{name} is {metrics[name].item()} at outer step {self.global_step}"
+            + (f"; first parameter with NaN or inf: {bad[0]}" if bad else "")
+            + ". Expected finite numbers. The last checkpoint is untouched: resume from it with "
+            "--ckpt_path last, a smaller learning rate or clip_gradient_norm."
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the method's name and the random state; refuse to save what is not finite."""
+        for name, parameter in self.named_parameters():
+            if not torch.isfinite(parameter).all():
+                raise FloatingPointError(
+                    f"{name} holds NaN or inf at outer step {self.global_step}; no checkpoint is "
+                    "written, the last one is untouched."
+                )
+        checkpoint["method"] = f"{type(self).__module__}.{type(self).__qualname__}"
+        checkpoint["random_state"] = _random_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Check the method; restore the random state just before the next training step.
+
+        Raises:
+            ValueError: if the checkpoint is of another method.
+        """
+        own = f"{type(self).__module__}.{type(self).__qualname__}"
+        found = checkpoint.get("method", "no offline_meta_rl method")
+        if found != own:
+            raise ValueError(
+                f"Expected a checkpoint of {own}, found one of {found}. Pass a config of that "
+                "method, or another --ckpt_path."
+            )
+        self._random_state = checkpoint["random_state"]
+
+
+def check_context(
+    context: Mapping[str, Tensor] | TensorDict, sizes: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """Return the fields of a context of one task, checked against a method's sizes.
+
+    Raises:
+        ValueError: names the field, what was expected and what was found.
+    """
+    last = {
+        "observation": (sizes["observation_size"],),
+        "action": (sizes["action_size"],),
+        "return_to_go": (),
+    }
+    checked: dict[str, Tensor] = {}
+    for name, shape in last.items():
+        if name not in context.keys():
+            raise ValueError(
+                f"The context needs the fields {', '.join(last)}; {name} is missing, found "
+                f"{', '.join(sorted(context.keys()))}."
+            )
+        value = torch.as_tensor(context[name], dtype=torch.float32)
+        if value.shape[1:] != shape or value.ndim != 1 + len(shape) or not len(value):
+            raise ValueError(
+                f"Expected {name} of the context to have shape [B, {', '.join(map(str, shape))}], "
+                f"found {list(value.shape)}."
+            )
+        if not torch.isfinite(value).all():
+            row = int((~torch.isfinite(value)).nonzero()[0, 0])
+            raise ValueError(f"{name} of the context holds NaN or inf, first in row {row}.")
+        checked[name] = value
+    lengths = {name: len(value) for name, value in checked.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"Expected fields of one length in the context, found {lengths}.")
+    return checked
+
+
+def _random_state() -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _set_random_state(state: dict[str, Tensor]) -> None:
+    torch.set_rng_state(state["cpu"].cpu())
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+def _check_sizes(module: lightning.LightningModule, datamodule: Any) -> None:
+    dataset = getattr(datamodule, "dataset", None)
+    for name in ("observation_size", "action_size"):
+        own, found = module.hparams.get(name), getattr(getattr(dataset, "manifest", None), name, None)
+        if own is not None and found is not None and own != found:
+            raise ValueError(
+                f"The module was built for {name} {own}, the dataset has {found}. "
+                f"Set --model.init_args.{name}={found}, or pass another dataset."
+            )

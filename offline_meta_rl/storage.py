@@ -1,0 +1,241 @@
+"""Writing a dataset so that it is either whole or not there.
+
+A collection works in ``<path>.partial``: one file per finished task, each with its own checksum, so
+that an interrupted collection resumes. ``commit`` joins them into the final arrays and renames the
+finished folder to ``<path>``. Nothing but a finished dataset ever has that name.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from offline_meta_rl.arrays import file_checksum, write_array
+from offline_meta_rl.atomic import explain_os_errors, path_lock, replacing, sync_folder
+from offline_meta_rl.checks import check_same_collection, check_task, plain_returns
+from offline_meta_rl.manifest import (
+    CHUNK_BYTES,
+    MANIFEST_FILE,
+    SCHEMA_VERSION,
+    TRANSITION_KEYS,
+    ArrayEntry,
+    Manifest,
+    box,
+    expected_layout,
+)
+
+__all__ = ["DatasetWriter", "dataset_lock"]
+
+dataset_lock = path_lock
+
+
+class DatasetWriter:
+    """Writes one dataset, task by task; hold ``dataset_lock(path)`` meanwhile.
+
+    Args:
+        path: folder of the finished dataset; must not exist yet.
+        environment: ``id``, ``version`` and ``kwargs`` of the gymnasium environment.
+        family: short name of the task family.
+        observation_size: O.
+        action_size: A; actions lie in [-1, 1] unless ``action_space`` says otherwise.
+        horizon: steps after which an episode is truncated.
+        task_seed: seed the task parameters come from.
+        task_parameters: numbers that describe each task, [T, P].
+        splits: split name -> (train, test) task indices.
+        stages: names of the behaviour stages, poor to expert.
+        provenance: seed, configuration, versions: how the data came about (plain JSON values).
+        observation_space: replaces the default, an unbounded float32 vector of size O.
+        action_space: replaces the default, a float32 vector of size A in [-1, 1].
+
+    Raises:
+        FileExistsError: ``path`` exists already.
+        ValueError: ``<path>.partial`` belongs to a collection with other settings.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        environment: dict[str, Any],
+        family: str,
+        observation_size: int,
+        action_size: int,
+        horizon: int,
+        task_seed: int,
+        task_parameters: Any,
+        splits: Mapping[str, tuple[Any, Any]],
+        stages: list[str],
+        provenance: dict[str, Any],
+        observation_space: dict[str, Any] | None = None,
+        action_space: dict[str, Any] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.partial = Path(f"{path}.partial")
+        if self.path.exists():
+            raise FileExistsError(f"{self.path} exists already; pass another path or remove it.")
+        parameters = np.asarray(task_parameters, dtype=np.float64)
+        if parameters.ndim != 2 or not np.isfinite(parameters).all():
+            raise ValueError(
+                f"task_parameters: expected finite numbers [tasks, parameters], found shape "
+                f"{parameters.shape}. Give every task the same number of parameters."
+            )
+        self._header: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "environment": environment,
+            "family": family,
+            "observation_space": observation_space
+            or box([observation_size], "float32", None, None),
+            "action_space": action_space or box([action_size], "float32", -1.0, 1.0),
+            "horizon": horizon,
+            "task_seed": task_seed,
+            "task_parameters": parameters.tolist(),
+            "splits": {
+                name: {"train": [int(t) for t in train], "test": [int(t) for t in test]}
+                for name, (train, test) in splits.items()
+            },
+            "stages": list(stages),
+        }
+        self._provenance = provenance
+        with explain_os_errors(self.partial):
+            (self.partial / "parts").mkdir(parents=True, exist_ok=True)
+            settings = {key: provenance[key] for key in ("seed", "config") if key in provenance}
+            check_same_collection(self.partial, self._header | {"settings": settings})
+
+    @property
+    def num_tasks(self) -> int:
+        """Number of tasks T."""
+        return len(self._header["task_parameters"])
+
+    def has_task(self, task: int) -> bool:
+        """Return whether this task's part is complete (a damaged one counts as missing)."""
+        part, receipt = self._part(task)
+        if not (part.is_file() and receipt.is_file()):
+            return False
+        expected: str = json.loads(receipt.read_text())["checksum"]
+        return file_checksum(part) == expected
+
+    def write_task(
+        self,
+        task: int,
+        transitions: Mapping[str, NDArray[Any] | torch.Tensor],
+        *,
+        stage: Any,
+        length: Any,
+    ) -> None:
+        """Write all episodes of one task; it is there completely or not at all.
+
+        Args:
+            task: index of the task.
+            transitions: observation [N, O], action [N, A], reward [N], next_observation [N, O],
+                terminated [N], truncated [N]: episodes one after another, each in time order.
+            stage: index of the behaviour stage of each episode, [E].
+            length: steps of each episode, [E]; they sum to N.
+
+        Raises:
+            ValueError: names the array and what is wrong with it.
+            OSError: the disk is full, or the folder cannot be written.
+        """
+        if not 0 <= task < self.num_tasks:
+            raise ValueError(f"Unknown task {task}: expected 0 to {self.num_tasks - 1}.")
+        lengths = np.asarray(length, dtype=np.int64)
+        stages = np.asarray(stage, dtype=np.int64)
+        layout = {
+            key: expected_layout(self._manifest([], []))[f"transitions/{key}"]
+            for key in TRANSITION_KEYS
+        }
+        arrays = {key: np.asarray(transitions[key]).astype(layout[key][1]) for key in layout}
+        row_shapes = {key: tuple(shape[1:]) for key, (shape, _) in layout.items()}
+        check_task(task, arrays, stages, lengths, row_shapes, len(self._header["stages"]))
+        part, receipt = self._part(task)
+        with explain_os_errors(self.partial):
+            with replacing(part) as file:
+                np.savez(file, **arrays, stage=stages, length=lengths)  # type: ignore[arg-type]
+            with replacing(receipt) as file:
+                file.write(json.dumps({"checksum": file_checksum(part)}).encode())
+
+    def commit(self, reference_returns: dict[str, Any]) -> Path:
+        """Join the parts of all tasks, give the dataset its name, and return its path.
+
+        Args:
+            reference_returns: "random", "best_behaviour", "standing_still" -> mean return of each
+                task [T]; "stages" -> {stage name: [T]}. Without the first two, results cannot be
+                normalised.
+
+        Raises:
+            RuntimeError: a task is missing.
+            ValueError: a reference return is missing for a task or is not finite.
+            OSError: the disk is full, or the folder cannot be written.
+        """
+        missing = [task for task in range(self.num_tasks) if not self.has_task(task)]
+        if missing:
+            raise RuntimeError(f"Tasks {missing} of {self.path} are missing; write them first.")
+        returns = plain_returns(reference_returns)
+        folder = self.partial / "dataset"
+        with explain_os_errors(self.partial):
+            shutil.rmtree(folder, ignore_errors=True)
+            (folder / "transitions").mkdir(parents=True)
+            (folder / "episodes").mkdir()
+            manifest = self._join(folder, returns)
+            text = manifest.to_json()
+            Manifest.from_json(text, folder / MANIFEST_FILE)
+            with replacing(folder / MANIFEST_FILE) as file:
+                file.write(text.encode())
+            os.rename(folder, self.path)
+            sync_folder(self.path.parent)
+            shutil.rmtree(self.partial, ignore_errors=True)
+        return self.path
+
+    def _join(self, folder: Path, reference_returns: dict[str, Any]) -> Manifest:
+        """Write the final arrays and return the manifest."""
+        lengths = [self._load(task, "length") for task in range(self.num_tasks)]
+        counts = [len(part) for part in lengths]
+        transitions = [int(part.sum()) for part in lengths]
+        every_length = np.concatenate(lengths)
+        episodes = {
+            "task": np.repeat(np.arange(self.num_tasks), counts),
+            "stage": np.concatenate([self._load(t, "stage") for t in range(self.num_tasks)]),
+            "start": np.cumsum(every_length) - every_length,
+            "length": every_length,
+        }
+        entries: dict[str, ArrayEntry] = {}
+        for name, (shape, dtype) in expected_layout(self._manifest(counts, transitions)).items():
+            group, key = name.split("/")
+            parts = (
+                iter([episodes[key]])
+                if group == "episodes"
+                else (self._load(task, key) for task in range(self.num_tasks))
+            )
+            entries[name] = write_array(folder, name, shape, dtype, parts)
+        return self._manifest(counts, transitions, entries, reference_returns)
+
+    def _manifest(
+        self,
+        num_episodes: list[int],
+        num_transitions: list[int],
+        arrays: dict[str, ArrayEntry] | None = None,
+        reference_returns: dict[str, Any] | None = None,
+    ) -> Manifest:
+        return Manifest(
+            **self._header,
+            reference_returns=reference_returns or {},
+            num_episodes=num_episodes,
+            num_transitions=num_transitions,
+            provenance=self._provenance,
+            chunk_bytes=CHUNK_BYTES,
+            arrays=arrays or {},
+        )
+
+    def _part(self, task: int) -> tuple[Path, Path]:
+        stem = self.partial / "parts" / f"task_{task:05d}"
+        return stem.with_suffix(".npz"), stem.with_suffix(".json")
+
+    def _load(self, task: int, key: str) -> NDArray[Any]:
+        with np.load(self._part(task)[0], allow_pickle=False) as part:
+            array: NDArray[Any] = part[key]
+        return array
