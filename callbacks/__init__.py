@@ -1,0 +1,1 @@
+"""Lightning callbacks: progress, monitoring, evaluation, saving, interruption."""

@@ -1,0 +1,92 @@
+"""Ctrl-C and SIGTERM: finish the step, write a checkpoint, say how to resume."""
+
+import os
+import shlex
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Checkpoint
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(Exception):
+    """Training was stopped by a signal after its checkpoint was written.
+
+    Args:
+        step: outer steps done.
+        checkpoint: where the state after that step is.
+        signal_number: the signal that stopped it.
+    """
+
+    def __init__(self, step: int, checkpoint: Path, signal_number: int) -> None:
+        super().__init__(
+            f"Interrupted after step {step}; the state is saved. Resume with\n"
+            f"    lightning fit --ckpt_path {shlex.quote(str(checkpoint))}"
+        )
+        self.signal_number = signal_number
+
+
+class Interrupt(Checkpoint):
+    """Stops training at the end of a step when the process is asked to stop.
+
+    The first signal sets a flag; the checkpoint is written when the running outer step (and the
+    evaluation, if one is running) is over. A second signal ends the process at once.
+
+    Args:
+        filename: of the checkpoint, in ``checkpoints`` below the trainer's root folder.
+    """
+
+    def __init__(self, filename: str = "interrupted.ckpt") -> None:
+        self.filename = filename
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over the signals; Lightning has installed its own handlers by now."""
+        self.received = None
+        for number in SIGNALS:
+            self._previous[number] = signal.signal(number, self._receive)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        self.received = number
+        print("\nStopping at the end of this step; once more to stop at once.", flush=True)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: object
+    ) -> None:
+        """Save and stop, on all processes at the same step.
+
+        Raises:
+            Interrupted: tells how to resume.
+        """
+        stop = self.received is not None
+        if trainer.world_size > 1:
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if not stop:
+            return
+        path = Path(trainer.default_root_dir) / "checkpoints" / self.filename
+        trainer.save_checkpoint(path)
+        raise Interrupted(trainer.global_step, path, self.received or signal.SIGTERM)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give the signals back."""
+        self._restore()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Give the signals back."""
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()

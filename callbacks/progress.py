@@ -1,0 +1,143 @@
+"""A progress bar that counts outer steps and shows the return on held-out tasks."""
+
+import time
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+from callbacks.step_clock import StepClock
+
+METRICS = {
+    "eval/before_return": "return before",
+    "eval/after_return": "after",
+    "eval/after_normalised_return": "normalised",
+    "behaviour/return": "return",
+}
+
+
+class Progress(ProgressBar):
+    """One bar for the whole run: outer steps, steps per second, time left, returns.
+
+    Without a terminal it prints a line now and then instead, so that log files stay readable.
+
+    Args:
+        refresh_seconds: between two updates of the bar.
+        line_seconds: between two lines where there is no terminal.
+        metrics: logged name and the label to show it with; values logged with ``prog_bar=True``
+            are shown too.
+        console: where to draw; standard output by default.
+    """
+
+    def __init__(
+        self,
+        refresh_seconds: float = 0.5,
+        line_seconds: float = 30.0,
+        metrics: dict[str, str] | None = None,
+        console: Any = None,
+    ) -> None:
+        super().__init__()
+        self.metrics = METRICS if metrics is None else metrics
+        self.console: Console = console or Console()
+        self.interval = refresh_seconds if self.console.is_terminal else line_seconds
+        self.clock = StepClock()
+        self.speed = 0.0
+        self.enabled = True
+        self._bar: RichProgress | None = None
+        self._next_update = 0.0
+
+    def disable(self) -> None:
+        """Show nothing, as on all processes but the first."""
+        self.enabled = False
+
+    def enable(self) -> None:
+        """Show the bar."""
+        self.enabled = True
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """Print above the bar."""
+        self.console.print(*args, **kwargs)
+
+    def status(self, trainer: pl.Trainer) -> str:
+        """Return speed, returns and chosen metrics as one line."""
+        shown: dict[str, Any] = {
+            label: trainer.callback_metrics[name]
+            for name, label in self.metrics.items()
+            if name in trainer.callback_metrics
+        }
+        shown |= {
+            name: value
+            for name, value in trainer.progress_bar_metrics.items()
+            if name not in self.metrics
+        }
+        values = [f"{label} {float(value):.3g}" for label, value in shown.items()]
+        return "  ".join([f"{self.speed:.1f} steps/s", *values])
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the bar."""
+        self.clock.start(trainer.global_step)
+        self._next_update = time.monotonic() + min(1.0, self.interval)
+        if self.enabled and self.console.is_terminal:
+            self._bar = RichProgress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[status]}"),
+                console=self.console,
+            )
+            total = trainer.max_steps if trainer.max_steps > 0 else None
+            self._bar.add_task("outer steps", total=total, status="")
+            self._bar.start()
+            self._bar.update(self._bar.task_ids[0], completed=trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: object
+    ) -> None:
+        """Refresh when it is time."""
+        if trainer.global_step == trainer.max_steps:
+            self.clock.pause()
+        if self.enabled and time.monotonic() >= self._next_update:
+            self._show(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Evaluation is not counted as training time."""
+        self.clock.pause()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show the new returns at once."""
+        self.clock.resume()
+        if self.enabled and trainer.state.fn == "fit":
+            self._show(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the bar."""
+        if self.enabled:
+            self._show(trainer)
+        self._stop()
+
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        """Give the terminal back."""
+        self._stop()
+
+    def _show(self, trainer: pl.Trainer) -> None:
+        self._next_update = time.monotonic() + self.interval
+        if trainer.global_step > self.clock.step:
+            self.speed = self.clock.read(trainer.global_step)
+        if self._bar is not None:
+            task = self._bar.task_ids[0]
+            self._bar.update(task, completed=trainer.global_step, status=self.status(trainer))
+        elif not self.console.is_terminal:
+            total = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
+            line = f"step {trainer.global_step}{total}  {self.status(trainer)}"
+            self.console.print(line, soft_wrap=True, highlight=False)
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,0 +1,65 @@
+"""The progress bar: outer steps, speed and returns, with and without a terminal."""
+
+import io
+from pathlib import Path
+
+import lightning
+from rich.console import Console
+
+from callbacks.progress import Progress
+from tests.small_module import CountingData, Small
+
+
+def fit(folder: Path, progress: Progress, **options: bool) -> None:
+    trainer = lightning.Trainer(
+        default_root_dir=folder,
+        max_steps=8,
+        max_epochs=-1,
+        val_check_interval=4,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        callbacks=[progress],
+        **options,
+    )
+    trainer.fit(Small(), CountingData())
+
+
+def test_lines_without_a_terminal(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    fit(tmp_path, Progress(console=console))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines[0].startswith("step 4/8  ")
+    assert "steps/s  normalised 4  train/loss " in lines[0]
+    assert lines[-1].startswith("step 8/8  ")
+    assert "normalised 8" in lines[-1]
+    speed = float(lines[-1].split("  ")[1].removesuffix(" steps/s"))
+    assert speed > 0
+
+
+def test_bar_on_a_terminal(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200, force_terminal=True)
+    fit(tmp_path, Progress(console=console, refresh_seconds=0.0))
+    drawn = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "8/8" in drawn
+    assert "normalised 8" in drawn
+    assert drawn.rstrip("\n").endswith("\x1b[?25h")  # the cursor is back
+
+
+def test_metrics_can_be_chosen(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    fit(tmp_path, Progress(console=console, metrics={"train/loss": "loss"}))
+    last = console.file.getvalue().splitlines()[-1]  # type: ignore[attr-defined]
+    assert "loss " in last
+    assert "normalised" not in last
+    assert "train/loss" not in last
+
+
+def test_silent_when_disabled(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO())
+    progress = Progress(console=console)
+    progress.disable()
+    fit(tmp_path, progress)
+    assert console.file.getvalue() == ""  # type: ignore[attr-defined]

@@ -1,0 +1,136 @@
+"""Every YAML in ``configs`` trains, evaluates and saves, on data small enough for a test."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from offline_meta_rl import cli
+from offline_meta_rl.envs import FAMILIES
+from offline_meta_rl.envs.base import TaskFamily
+from offline_meta_rl.storage import DatasetWriter
+from tests.helpers import make_episodes
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+RUNS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "defaults")
+OVERLAYS = sorted(path.stem for path in CONFIGS.glob("*/*.yaml"))
+HORIZON = 5
+SMALL = {
+    "TaskBuffers": {"inner_batch_size": 4, "outer_batch_size": 4},
+    "OnlineBuffer": {"warmup_steps": 2, "capacity": 1000, "batch_size": 4},
+    "Macaw": {"width": 8, "head_width": 4, "latent_size": 3, "compile": False},
+    "SAC": {"hidden_size": 8},
+    "Evaluate": {"episodes": 1, "context_size": 8},
+    "BehaviourSnapshots": {},
+}
+
+
+def read(name: str) -> dict[str, Any]:
+    config: dict[str, Any] = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    return config
+
+
+def family_of(config: dict[str, Any]) -> TaskFamily:
+    arguments = config["data"]["init_args"]
+    return FAMILIES[arguments.get("env") or arguments["family"]]
+
+
+def write_dataset(family: TaskFamily, path: Path) -> None:
+    """Write twelve random episodes for each task of a family."""
+    parameters = family.task_parameters(0)
+    writer = DatasetWriter(
+        path,
+        environment={"id": family.env_id, "version": family.version, "kwargs": {}},
+        family=family.name,
+        observation_size=family.observation_size,
+        action_size=family.action_size,
+        horizon=HORIZON,
+        task_seed=0,
+        task_parameters=parameters,
+        splits=family.splits,
+        stages=["only"],
+        provenance={"seed": 0},
+    )
+    lengths = [HORIZON] * 12
+    for task in range(family.num_tasks):
+        sizes = (family.observation_size, family.action_size)
+        transitions = make_episodes(lengths, HORIZON, *sizes, seed=task)
+        writer.write_task(task, transitions, stage=[0] * len(lengths), length=lengths)
+    returns = {"random": np.zeros(len(parameters)), "best_behaviour": np.ones(len(parameters))}
+    writer.commit(returns)
+
+
+def shrink(part: dict[str, Any]) -> None:
+    """Give a class of a config arguments that suit a test."""
+    part.setdefault("init_args", {}).update(SMALL[part["class_path"]])
+
+
+def run(config: dict[str, Any], folder: Path, *overlays: Path) -> Path:
+    """Train six steps with the shrunken config; return the run's folder."""
+    root = folder / "run"
+    if config["data"]["class_path"] == "TaskBuffers":
+        write_dataset(family_of(config), folder / "dataset")
+        config["data"]["init_args"]["path"] = str(folder / "dataset")
+    for part in (config["model"], config["data"], *config["trainer"]["callbacks"]):
+        shrink(part)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    files = [argument for path in overlays for argument in ("--config", str(path))]
+    cli.main(
+        [
+            *("fit", "--config", str(folder / "config.yaml"), *files),
+            *("--trainer.max_steps=6", "--trainer.val_check_interval=1"),
+            *("--trainer.logger=false", f"--trainer.default_root_dir={root}"),
+            "--checkpoint.every_n_train_steps=6",
+        ]
+    )
+    return root
+
+
+@pytest.mark.mujoco
+@pytest.mark.parametrize("name", RUNS)
+def test_config_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = read(name)
+    monkeypatch.setattr(type(family_of(config)), "horizon", HORIZON)
+    root = run(config, tmp_path)
+    checkpoint = torch.load(root / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 6
+    if config["model"]["class_path"] == "Macaw":
+        assert (root / "results.json").is_file()
+        assert (root / "checkpoints" / "best.ckpt").is_file()
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_overlay_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (overlay,) = CONFIGS.glob(f"*/{name}.yaml")
+    config = read("quickstart")
+    monkeypatch.setattr(type(family_of(config)), "horizon", HORIZON)
+    root = run(config, tmp_path, overlay)
+    stored = yaml.safe_load((root / "config.yaml").read_text())
+    wanted = yaml.safe_load(overlay.read_text())
+    for part in ("model", "data"):
+        for key, value in wanted.get(part, {}).get("init_args", {}).items():
+            assert stored[part]["init_args"][key] == value
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_sizes_are_those_of_the_family(name: str) -> None:
+    config = read(name)
+    family, arguments = family_of(config), config["model"]["init_args"]
+    assert arguments["observation_size"] == family.observation_size
+    assert arguments["action_size"] == family.action_size
+    features = family.task_features(family.task_parameters(0)).shape[1]
+    assert arguments.get("task_feature_size", features) == features
+
+
+def test_every_run_has_its_own_folder() -> None:
+    folders = [read(name)["trainer"]["default_root_dir"] for name in RUNS]
+    assert folders == [f"runs/{name}" for name in RUNS]
+
+
+def test_defaults_hold_for_every_run() -> None:
+    trainer = read("defaults")["trainer"]
+    assert trainer["inference_mode"] is False
+    assert trainer["num_sanity_val_steps"] == 0
