@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-import torch
 import yaml
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.checkpoints import BestCheckpoint, LastCheckpoint
@@ -32,6 +31,7 @@ from callbacks.interrupt import Interrupt, Interrupted
 from callbacks.monitor import Monitor
 from callbacks.progress import Progress
 from callbacks.save_policies import SavePolicies
+from callbacks.store_config import StoreConfig, stored_config
 
 PACKAGES = ("offline_meta_rl.methods", "datamodules", "callbacks")
 SHARED_CALLBACKS: dict[str, type[Callback]] = {
@@ -114,52 +114,6 @@ def option(arguments: Sequence[str], name: str) -> str | None:
         elif argument.startswith(f"{name}="):
             found = argument.removeprefix(f"{name}=")
     return found
-
-
-def stored_config(checkpoint_path: Path, keys: set[str]) -> dict[str, Any] | None:
-    """Return those keys of the config that a checkpoint was trained with; None if it holds none."""
-    checkpoint = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True)
-    text = checkpoint.get("config")
-    if text is None:
-        return None
-    return {key: value for key, value in yaml.safe_load(text).items() if key in keys}
-
-
-def relative_to_root(value: Any, root: str) -> Any:
-    """Write paths below the run's folder as an interpolation again, so that they can move."""
-    if isinstance(value, dict):
-        return {key: relative_to_root(item, root) for key, item in value.items()}
-    if isinstance(value, list):
-        return [relative_to_root(item, root) for item in value]
-    if isinstance(value, str) and (value == root or value.startswith(f"{root}/")):
-        return "${trainer.default_root_dir}" + value.removeprefix(root)
-    return value
-
-
-class StoreConfig(SaveConfigCallback):
-    """Puts the whole config into every checkpoint and, for ``fit``, beside the results."""
-
-    def config_text(self) -> str:
-        """Return the run's config as YAML."""
-        config = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
-        root = config["trainer"].get("default_root_dir")
-        if root:
-            config = relative_to_root(config, root)
-            config["trainer"]["default_root_dir"] = root
-        return yaml.safe_dump(config, sort_keys=False)
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write ``config.yaml`` into the run's folder."""
-        if stage == "fit" and trainer.is_global_zero:
-            folder = Path(trainer.default_root_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / self.config_filename).write_text(self.config_text())
-
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Make the checkpoint enough to test, predict or resume."""
-        checkpoint["config"] = self.config_text()
 
 
 class Parser(LightningArgumentParser):

@@ -60,7 +60,7 @@ class Manifest:
         action_space: the same for actions.
         horizon: steps after which an episode is truncated.
         task_seed: seed the task parameters come from.
-        task_parameters: numbers that describe each task, [T][P].
+        task_parameters: numbers that describe each task, [T, P].
         splits: split name -> {"train": task indices, "test": task indices}.
         stages: names of the behaviour stages, poor to expert.
         reference_returns: "random", "best_behaviour", "standing_still" -> mean return of each task

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from callbacks.store_config import relative_to_root
 from offline_meta_rl import cli
 
 TESTS = Path(__file__).resolve().parent
@@ -167,6 +168,9 @@ def test_refused_checkpoints(folder: Path, capsys: pytest.CaptureFixture[str]) -
     torch.save({"state_dict": {}}, "foreign.ckpt")
     message = fails(capsys, "test", "--ckpt_path", "foreign.ckpt")
     assert "foreign.ckpt holds no config" in message
+    (folder / "cut.ckpt").write_bytes((folder / "foreign.ckpt").read_bytes()[:100])
+    message = fails(capsys, "test", "--ckpt_path", "cut.ckpt")
+    assert "cut.ckpt is not a readable checkpoint" in message
 
 
 def test_shared_callbacks_survive_a_list(folder: Path) -> None:
@@ -219,7 +223,7 @@ def test_wandb_is_offline_unless_logged_in(tmp_path: Path, monkeypatch: pytest.M
 def test_relative_to_root() -> None:
     config = {"a": ["run/x", "run", "runner"], "b": 3}
     root = "${trainer.default_root_dir}"
-    assert cli.relative_to_root(config, "run") == {"a": [f"{root}/x", root, "runner"], "b": 3}
+    assert relative_to_root(config, "run") == {"a": [f"{root}/x", root, "runner"], "b": 3}
 
 
 def test_option() -> None:

@@ -1,0 +1,64 @@
+"""Snapshots of a behaviour agent: when they are taken, what they hold, that training is unmoved."""
+
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+
+from callbacks.behaviour_snapshots import BehaviourSnapshots
+from datamodules.online_buffer import OnlineBuffer
+from offline_meta_rl.methods.sac import SAC
+from offline_meta_rl.pack_behaviour import pack
+
+pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
+
+
+def train(folder: Path, callbacks: list[lightning.Callback]) -> tuple[SAC, OnlineBuffer]:
+    """Train an agent of the point robot for 24 updates."""
+    lightning.seed_everything(0, verbose=False)
+    data = OnlineBuffer(family="point_robot", batch_size=16, updates_per_step=4, warmup_steps=3)
+    model = SAC(observation_size=2, task_feature_size=2, action_size=2, hidden_size=16)
+    trainer = lightning.Trainer(
+        max_steps=24,
+        max_epochs=-1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=folder,
+        callbacks=callbacks,
+    )
+    trainer.fit(model, datamodule=data)
+    return model, data
+
+
+def test_snapshots_are_taken_and_change_nothing(tmp_path: Path) -> None:
+    callback = BehaviourSnapshots(every_n_steps=12, early_steps=[4], episodes=2, num_threads=1)
+    model, data = train(tmp_path / "with", [callback])
+    bare, _ = train(tmp_path / "without", [])
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, bare.state_dict()[name]), name
+    folder = tmp_path / "with" / "snapshots"
+    assert sorted(path.stem for path in folder.iterdir()) == ["0000004", "0000012", "0000024"]
+    last = torch.load(folder / "0000024.pt", weights_only=True)
+    assert last["step"] == 24
+    assert last["mean"].shape == last["noisy"].shape == (40,)
+    assert -40.0 < float(last["mean"].mean()) < -3.0
+    assert not torch.equal(last["mean"], last["noisy"])
+    for name, value in model.actor.state_dict().items():
+        assert torch.equal(value, last["state"][name])
+    pack([folder / "0000004.pt", folder / "0000024.pt"], tmp_path / "packed.pt", data.family)
+    packed = torch.load(tmp_path / "packed.pt", weights_only=True)
+    assert [stage["step"] for stage in packed["stages"]] == [4, 24]
+
+
+def test_another_model_is_refused(tmp_path: Path) -> None:
+    callback = BehaviourSnapshots(every_n_steps=4)
+    model = SAC(observation_size=2, task_feature_size=2, action_size=2, hidden_size=16)
+    model.actor = torch.nn.Linear(2, 2)  # type: ignore[assignment]
+    with pytest.raises(
+        TypeError, match="Expected a model whose actor is a BehaviourActor, found Linear"
+    ):
+        callback._take(lightning.Trainer(logger=False, default_root_dir=tmp_path), model)
