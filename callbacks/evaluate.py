@@ -131,7 +131,8 @@ class Evaluate(lightning.Callback):
         """
         self._train_start = time.perf_counter()
         batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
-        due = batches % trainer.val_check_batch == 0 if batches else self.at_start
+        interval = trainer.val_check_batch or 1
+        due = batches % interval == 0 if batches else self.at_start
         known = any(point["step"] == trainer.global_step for point in self.history)
         if due and not known and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._evaluate(trainer, pl_module)

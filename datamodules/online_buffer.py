@@ -7,7 +7,7 @@ paid for being alive learns to stand still.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning
 import numpy as np
@@ -33,10 +33,15 @@ class OnlineBuffer(lightning.LightningDataModule):
         warmup_steps: steps in all environments with uniform random actions before training.
         steps_per_epoch: batches Lightning calls an epoch.
         alive_bonus: of the reward the agent sees; None for the family's own.
-        control_cost: of the reward the agent sees, at the start of annealing; None for the family's.
+        control_cost: of the reward the agent sees, when annealing starts; None for the family's.
         anneal_steps: steps in all environments until the control cost is the family's own.
         num_threads: of the simulator's pool; None for one per core.
     """
+
+    observation: torch.Tensor
+
+    if TYPE_CHECKING:
+        hparams: Any  # Lightning's type has no attributes
 
     def __init__(
         self,
@@ -85,7 +90,8 @@ class OnlineBuffer(lightning.LightningDataModule):
         if self.env_steps < self.hparams.warmup_steps:
             action = 2 * torch.rand(self.engine.num_envs, self.family.action_size) - 1
         else:
-            actor = self.trainer.lightning_module.actor  # type: ignore[union-attr]
+            trainer: Any = self.trainer
+            actor = trainer.lightning_module.actor
             action = actor.act(self.observation, self.task_features, stochastic=True)
         result = self.engine.step(action.numpy())
         following = torch.from_numpy(result.observation)

@@ -161,7 +161,7 @@ class TaskBuffers(lightning.LightningDataModule):
         *,
         seed: int,
         fields: Sequence[str] | None = None,
-        slice: SliceSpec = None,  # noqa: A002
+        slice: SliceSpec = None,
     ) -> TensorDict:
         """Draw a context for each task, uniformly without replacement.
 

@@ -1,7 +1,9 @@
 """Print what a dataset holds, stage by stage, as a Markdown table.
 
-``python -m offline_meta_rl.describe_data FOLDER``. The share of a return is its place between
-uniform random actions (0) and the mean action of the best stage (1).
+``python -m offline_meta_rl.describe_data ant_dir`` collects the data of a built-in family first,
+unless it is there; ``python -m offline_meta_rl.describe_data FOLDER`` reads any dataset. The share
+of a return is its place between uniform random actions (0) and the mean action of the best stage
+(1).
 """
 
 import argparse
@@ -9,7 +11,9 @@ from collections.abc import Sequence
 
 import torch
 
+from offline_meta_rl.collect import collect, default_dataset_path
 from offline_meta_rl.data import TaskDataset
+from offline_meta_rl.envs import FAMILIES
 
 
 def describe(dataset: TaskDataset) -> str:
@@ -28,7 +32,7 @@ def describe(dataset: TaskDataset) -> str:
     ]
 
     def share(value: float) -> str:
-        return f"{(value - random) / (best - random):.2f}"
+        return f"{round((value - random) / (best - random), 2) + 0.0:.2f}"  # no -0.00
 
     for index, name in enumerate(manifest.stages):
         mean = float(torch.tensor(manifest.reference_returns["stages"][name]).mean())
@@ -50,10 +54,13 @@ def describe(dataset: TaskDataset) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table of the dataset named on the command line."""
+    """Print the table of the family or dataset named on the command line."""
     parser = argparse.ArgumentParser(prog="python -m offline_meta_rl.describe_data")
-    parser.add_argument("folder", help="a dataset's folder")
-    print(describe(TaskDataset.open(parser.parse_args(arguments).folder)))
+    parser.add_argument("data", help="a task family's short name, or a dataset's folder")
+    name = parser.parse_args(arguments).data
+    if name in FAMILIES:
+        name = collect(FAMILIES[name], default_dataset_path(FAMILIES[name]))
+    print(describe(TaskDataset.open(name)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The inner loop: gradient steps of every task at once, in closed form.
 
-A weight-transform layer generates theta = M z + c. With g = dL/dtheta of one task, one gradient step
-on (z, M, c) with step sizes (a_z, a_M, a_c) gives
+A weight-transform layer generates theta = M z + c. With g = dL/dtheta of one task, one gradient
+step on (z, M, c) with step sizes (a_z, a_M, a_c) gives
 
     z' = z - a_z M^T g        M' = M - a_M g z^T        c' = c - a_c g
     theta' = M' z' + c' = M z' - a_M g (z . z') + c - a_c g

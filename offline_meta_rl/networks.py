@@ -170,7 +170,7 @@ def num_action_layers(depth: int) -> int:
 
 
 def policy_forward(thetas: Sequence[Tensor], observation: Tensor) -> Tensor:
-    """Return the mean action: body and action head [T, D] each, [T, B, O] -> [T, B, A] in (-1, 1)."""
+    """Return the mean action in (-1, 1): body and action head [T, D], [T, B, O] -> [T, B, A]."""
     return torch.tanh(mlp(observation, thetas))
 
 

@@ -1,7 +1,7 @@
 """A slow MACAW outer step written from the paper's equations: one task at a time, plain autograd.
 
-Every task forms its own weights, takes its inner gradient through W with a kept graph, and the outer
-gradient goes back through that graph. Used to check the closed form and as the comparator of the
+Every task forms its own weights, takes its inner gradient through W with a kept graph, and the
+outer gradient goes back through that graph. Used to check the closed form and as comparator of the
 benchmark. Shapes: B transitions of one task.
 """
 
@@ -53,7 +53,7 @@ def policy(
 
 
 def regression_weight(advantage: Tensor) -> Tensor:
-    """exp of the standardised advantage, at most 20."""
+    """Exp of the standardised advantage, at most 20."""
     standard = (advantage - advantage.mean()) / advantage.std()
     return torch.exp(standard).clamp(max=20.0)
 
@@ -90,9 +90,7 @@ def outer_loss(
 ) -> tuple[Tensor, Tensor]:
     """Value loss (Eq. 5) and policy loss (Eq. 6) of one task after ``num_steps`` inner steps."""
     phi, theta = list(value_layers), list(policy_layers)
-    observation, action, returns = (
-        inner[key] for key in ("observation", "action", "return_to_go")
-    )
+    observation, action, returns = (inner[key] for key in ("observation", "action", "return_to_go"))
     for _ in range(num_steps):
         value_error = torch.square(value(phi, observation) - returns).mean()
         phi = inner_step(phi, value_error, value_step_sizes)
@@ -101,9 +99,7 @@ def outer_loss(
         loss = awr(mean, action, regression_weight(advantage))
         loss = loss + coefficient * torch.square(predicted - advantage).mean()
         theta = inner_step(theta, loss, policy_step_sizes)
-    observation, action, returns = (
-        outer[key] for key in ("observation", "action", "return_to_go")
-    )
+    observation, action, returns = (outer[key] for key in ("observation", "action", "return_to_go"))
     estimate = value(phi, observation)
     value_loss = torch.square(estimate - returns).mean()
     mean, _ = policy(theta, observation, None)
@@ -112,7 +108,10 @@ def outer_loss(
 
 
 def meta_gradient(
-    module: torch.nn.Module, inner: Mapping[str, Tensor], outer: Mapping[str, Tensor], steps: int = 1
+    module: torch.nn.Module,
+    inner: Mapping[str, Tensor],
+    outer: Mapping[str, Tensor],
+    steps: int = 1,
 ) -> dict[str, Tensor]:
     """Gradient of the mean outer loss over tasks ([T, B, ...] data), by parameter name."""
     names, tensors = zip(*module.named_parameters(), strict=True)

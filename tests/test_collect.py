@@ -13,6 +13,7 @@ from offline_meta_rl import collect as module
 from offline_meta_rl.behaviour import load_behaviour
 from offline_meta_rl.collect import collect, collect_task, default_dataset_path, whole_episodes
 from offline_meta_rl.data import TaskDataset
+from offline_meta_rl.describe_data import main
 from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.envs.point_robot import PointRobot
 from offline_meta_rl.rollout import Episodes
@@ -249,3 +250,16 @@ def test_default_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     home = tmp_path / "home" / ".cache" / "offline_meta_rl" / "datasets"
     assert default_dataset_path(family).parent == home
+
+
+def test_description_of_a_dataset(
+    data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "TRANSITIONS_PER_TASK", 80)
+    main(["point_robot"])
+    table = capsys.readouterr().out
+    assert "| expert | -4." in table
+    assert "| random actions | -2" in table
+    (path,) = data_root.glob("point_robot-*-n20-script-1")
+    main([str(path)])
+    assert capsys.readouterr().out in table

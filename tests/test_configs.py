@@ -20,7 +20,12 @@ OVERLAYS = sorted(path.stem for path in CONFIGS.glob("*/*.yaml"))
 HORIZON = 5
 SMALL = {
     "TaskBuffers": {"inner_batch_size": 4, "outer_batch_size": 4},
-    "OnlineBuffer": {"warmup_steps": 2, "capacity": 1000, "batch_size": 4},
+    "OnlineBuffer": {
+        "warmup_steps": 2,
+        "capacity": 1000,
+        "batch_size": 4,
+        "updates_per_step": 6,
+    },
     "Macaw": {"width": 8, "head_width": 4, "latent_size": 3, "compile": False},
     "SAC": {"hidden_size": 8},
     "Evaluate": {"episodes": 1, "context_size": 8},

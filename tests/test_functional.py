@@ -62,9 +62,7 @@ def test_awr_loss_by_hand() -> None:
 
 def test_advantage_loss_by_hand() -> None:
     predicted, advantage = torch.tensor([[1.0, -1.0]]), torch.tensor([[3.0, -1.0]])
-    torch.testing.assert_close(
-        functional.advantage_loss(predicted, advantage), torch.tensor([2.0])
-    )
+    torch.testing.assert_close(functional.advantage_loss(predicted, advantage), torch.tensor([2.0]))
 
 
 def test_bootstrapped_return_by_hand() -> None:

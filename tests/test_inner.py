@@ -45,9 +45,7 @@ def reference_adaptation(
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 3])
 @pytest.mark.parametrize("latent_size", [5, 0], ids=["transform", "plain"])
-def test_adapted_layers_equal_gradient_descent_on_own_weights(
-    steps: int, latent_size: int
-) -> None:
+def test_adapted_layers_equal_gradient_descent_on_own_weights(steps: int, latent_size: int) -> None:
     layers, (inputs, targets) = make_layers(latent_size), data()
     sizes = 0.02 + 0.02 * torch.rand(len(layers), 3, dtype=torch.float64)
     for tensor in pytree.tree_leaves(layers):

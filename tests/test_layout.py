@@ -19,7 +19,16 @@ PACKAGES = ("offline_meta_rl", "datamodules", "callbacks")
 LAYERS: list[set[str]] = [
     {"data", "storage", "functional", "networks", "envs"},
     {"export", "inner", "meta_gradient"},
-    {"behaviour", "collect", "evaluation", "pack_behaviour", "references", "rollout", "video"},
+    {
+        "behaviour",
+        "collect",
+        "describe_data",
+        "evaluation",
+        "pack_behaviour",
+        "references",
+        "rollout",
+        "video",
+    },
     {"methods"},
     {"datamodules", "callbacks"},
     {"cli", "__main__"},

@@ -8,7 +8,7 @@ checkpoints, checks of data against the module's sizes.
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning
 import torch
@@ -29,6 +29,9 @@ class MetaModule(lightning.LightningModule):
         clip_gradient_norm: largest norm of the whole gradient; None for no clipping.
     """
 
+    if TYPE_CHECKING:
+        hparams: Any  # Lightning's type has no attributes
+
     def __init__(self, *, clip_gradient_norm: float | None = None) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -47,7 +50,9 @@ class MetaModule(lightning.LightningModule):
         """
         raise TypeError(f"{type(self).__name__} does not adapt to a context.")
 
-    def adapt(self, context: Mapping[str, Tensor] | TensorDict, num_steps: int = 1) -> nn.Sequential:
+    def adapt(
+        self, context: Mapping[str, Tensor] | TensorDict, num_steps: int = 1
+    ) -> nn.Sequential:
         """Adapt to one task and return its policy as ordinary layers; no simulator is involved.
 
         Args:
@@ -65,7 +70,7 @@ class MetaModule(lightning.LightningModule):
         return self.adapt_tasks(batch.auto_batch_size_(2), num_steps).task(0)
 
     def held_out_losses(self, context: TensorDict, query: TensorDict) -> dict[str, Tensor]:
-        """Return losses on ``query`` [T, B] after adapting on ``context`` [T, B]; none by default."""
+        """Return losses on ``query`` [T, B] after adapting on ``context``; none by default."""
         return {}
 
     def training_step(self, batch: TensorDict, batch_idx: int) -> None:
@@ -108,7 +113,8 @@ class MetaModule(lightning.LightningModule):
                 "Adaptation needs gradients while validating and testing: expected the trainer's "
                 "inference_mode to be false, found true. Pass --trainer.inference_mode=false."
             )
-        self._log_every = max(1, self.trainer.log_every_n_steps)
+        trainer: Any = self.trainer
+        self._log_every = max(1, trainer.log_every_n_steps)
         _check_sizes(self, getattr(self.trainer, "datamodule", None))
 
     def compiled(
@@ -145,9 +151,7 @@ class MetaModule(lightning.LightningModule):
             pieces = flat.split([leaf.numel() for leaf in (*leaves, *metrics.values())])
             leaves = [piece.view_as(leaf) for piece, leaf in zip(pieces, leaves, strict=False)]
             scalars = pieces[len(leaves) :]
-            metrics = {
-                name: scalar[0] for name, scalar in zip(metrics, scalars, strict=True)
-            }
+            metrics = {name: scalar[0] for name, scalar in zip(metrics, scalars, strict=True)}
         for parameter, gradient in zip(pytree.tree_leaves(parameters), leaves, strict=True):
             parameter.grad = gradient
         if self.clip_gradient_norm is not None:
@@ -253,7 +257,10 @@ def _set_random_state(state: dict[str, Tensor]) -> None:
 def _check_sizes(module: lightning.LightningModule, datamodule: Any) -> None:
     dataset = getattr(datamodule, "dataset", None)
     for name in ("observation_size", "action_size"):
-        own, found = module.hparams.get(name), getattr(getattr(dataset, "manifest", None), name, None)
+        own, found = (
+            module.hparams.get(name),
+            getattr(getattr(dataset, "manifest", None), name, None),
+        )
         if own is not None and found is not None and own != found:
             raise ValueError(
                 f"The module was built for {name} {own}, the dataset has {found}. "

@@ -34,7 +34,7 @@ class MetaParameters(NamedTuple):
 
 
 class Adapted(NamedTuple):
-    """The generated layers of T tasks after the inner loop: policy without advantage head, value."""
+    """The generated layers of T tasks after the inner loop; the policy without advantage head."""
 
     policy: list[Tensor]
     value: list[Tensor]

@@ -70,9 +70,7 @@ class SAC(MetaModule):
             Critic(observation_size + task_feature_size + action_size, hidden_size),
             in_keys=[*inputs, "action"],
         )
-        self.loss = SACLoss(
-            actor, critic, num_qvalue_nets=2, target_entropy=-float(action_size)
-        )
+        self.loss = SACLoss(actor, critic, num_qvalue_nets=2, target_entropy=-float(action_size))
         self.loss.make_value_estimator(gamma=discount)
         self.targets = SoftUpdate(self.loss, tau=target_update)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from datamodules import TaskBuffers
+from tests.benchmarks.record import record
 from tests.helpers import make_dataset
 
 
@@ -39,5 +40,6 @@ def test_batches_per_second(path: Path, settings: dict[str, Any]) -> None:
         data.batch(step)
         seconds.append(time.perf_counter() - begin)
     median = float(np.median(seconds[20:]))
-    print(f"\n{1e3 * median:.3f} ms a batch, {5 * 512 / median / 1e6:.1f} M transitions/s")
+    name = "_".join(["batches", *map(str, settings)])
+    record(name, milliseconds=1e3 * median, transitions_per_second=5 * 512 / median)
     assert median < 1e-3

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from offline_meta_rl.envs import FAMILIES
+from tests.benchmarks.record import record
 
 NUM_ENVS, STEPS, REPEATS = 40, 50, 4
 
@@ -50,8 +51,12 @@ def test_environment_steps_per_second(name: str) -> None:
     engine.close()
     rate = {name: NUM_ENVS * STEPS / value for name, value in seconds.items()}
     ratio = rate["batched"] / rate["one_by_one"]
-    print(
-        f"\n{name}, {NUM_ENVS} environments, 2 threads: engine {rate['batched']:.0f} steps/s, "
-        f"SyncVectorEnv {rate['one_by_one']:.0f} steps/s, {ratio:.1f} times"
+    record(
+        f"engine_{name}",
+        environments=NUM_ENVS,
+        threads=2,
+        engine_steps_per_second=rate["batched"],
+        sync_vector_env_steps_per_second=rate["one_by_one"],
+        ratio=ratio,
     )
     assert ratio >= 2.0

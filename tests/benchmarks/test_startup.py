@@ -4,6 +4,8 @@ import subprocess
 import sys
 import time
 
+from tests.benchmarks.record import record
+
 
 def seconds(*command: str) -> float:
     """Return the best of three wall times."""
@@ -18,5 +20,5 @@ def seconds(*command: str) -> float:
 def test_help_takes_at_most_twice_the_imports() -> None:
     imports = seconds("-c", "import lightning, torchrl")
     answer = seconds("-m", "offline_meta_rl", "--help")
-    print(f"\nlightning --help: {answer:.2f} s; import lightning, torchrl: {imports:.2f} s")
+    record("startup", help_seconds=answer, imports_seconds=imports, ratio=answer / imports)
     assert answer <= 2 * imports
