@@ -9,35 +9,18 @@ Constructor defaults are Algorithm 1 with the numbers of the authors' ``standard
 code departs from the paper there is an argument; ``configs/ablations/authors_code.yaml`` sets all.
 """
 
-from typing import Any, Literal, NamedTuple
+from dataclasses import fields
+from typing import Any, Literal
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from offline_meta_rl import functional, networks
-from offline_meta_rl.inner import adapt
+from offline_meta_rl import networks
+from offline_meta_rl.macaw_losses import Batch, MetaParameters, Settings, inner_loop, meta_loss
 from offline_meta_rl.meta_gradient import meta_gradient
 from offline_meta_rl.methods.base import MetaModule
-from offline_meta_rl.networks import BatchedPolicy, LayerParameters
-
-
-class MetaParameters(NamedTuple):
-    """Everything the outer loop learns."""
-
-    policy: list[LayerParameters]
-    value: list[LayerParameters]
-    policy_step_sizes: Tensor
-    value_step_sizes: Tensor
-    advantage_coefficient: Tensor
-
-
-class Adapted(NamedTuple):
-    """The generated layers of T tasks after the inner loop; the policy without advantage head."""
-
-    policy: list[Tensor]
-    value: list[Tensor]
+from offline_meta_rl.networks import BatchedPolicy
 
 
 class Macaw(MetaModule):
@@ -124,8 +107,7 @@ class Macaw(MetaModule):
         self.policy_log_step_sizes = _log_parameter(inner_policy_step, len(self.policy), 3)
         self.value_log_step_sizes = _log_parameter(inner_value_step, len(self.value), 3)
         self.log_advantage_coefficient = _log_parameter(max(advantage_coefficient, 1e-38))
-        self.enriched = advantage_coefficient > 0
-        self.num_action_layers = networks.num_action_layers(depth)
+        self.settings = self._settings()
         self._gradient = self.compiled(self.outer_gradient, compile, compile_mode)
 
     def meta_parameters(self) -> MetaParameters:
@@ -147,96 +129,17 @@ class Macaw(MetaModule):
         return self.apply_gradients(parameters, gradient, metrics)
 
     def outer_gradient(
-        self,
-        parameters: MetaParameters,
-        inner: dict[str, Tensor],
-        outer: dict[str, Tensor],
-        task_weight: Tensor,
+        self, parameters: MetaParameters, inner: Batch, outer: Batch, task_weight: Tensor
     ) -> tuple[MetaParameters, dict[str, Tensor]]:
-        """Return the gradient of ``meta_loss`` in the meta-parameters, and what to log."""
-        return meta_gradient(
-            lambda candidate: self.meta_loss(candidate, inner, outer, task_weight),
-            parameters,
-            num_tasks=len(task_weight),
-            num_steps=self.hparams.num_inner_steps,
-        )
+        """Return the gradient of the outer loss in the meta-parameters, and what to log."""
+        num_steps = self.hparams.num_inner_steps
 
-    def meta_loss(
-        self,
-        parameters: MetaParameters,
-        inner: dict[str, Tensor],
-        outer: dict[str, Tensor],
-        task_weight: Tensor,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the outer loss of both networks (Eqs. 5 and 6) and what to log.
-
-        Args:
-            parameters: the meta-parameters.
-            inner: D^tr: observation [T, B, O], action [T, B, A], return_to_go [T, B]; for the
-                bootstrapped variants terminal_observation [T, B, O], terminal_discount [T, B].
-            outer: D^ts, likewise.
-            task_weight: weight of each task's loss, [T].
-        """
-        adapted = self.inner_loop(parameters, inner, self.hparams.num_inner_steps)
-        value_target = outer["return_to_go"]
-        if self.hparams.bootstrap_outer_value:
-            value_target = self._bootstrap(self._target_value(parameters, inner), outer)
-        value = networks.value_forward(adapted.value, outer["observation"])
-        value_loss = functional.value_loss(value, value_target)
-
-        advantage = self._advantage(adapted.value, outer)
-        mean = networks.policy_forward(adapted.policy, outer["observation"])
-        weight = self._weights(advantage)
-        policy_loss = self._awr_loss(mean, outer["action"], weight)
-
-        loss = (task_weight * (value_loss + policy_loss)).sum()
-        metrics = {
-            "value_loss": (task_weight * value_loss).sum(),
-            "policy_loss": (task_weight * policy_loss).sum(),
-            "advantage": (task_weight * advantage.mean(dim=-1)).sum(),
-            "weight_max": (task_weight * weight.amax(dim=-1)).sum(),
-        }
-        return loss, {name: value.detach() for name, value in metrics.items()}
-
-    def inner_loop(
-        self, parameters: MetaParameters, data: dict[str, Tensor], num_steps: int
-    ) -> Adapted:
-        """Lines 7 and 8 of Algorithm 1 (lines 5 and 6 of Algorithm 2, ``num_steps`` times).
-
-        The value function takes its steps first, which is the paper's order because they do not
-        depend on the policy: step k of the policy uses the value function after k + 1 steps.
-        """
-        batches = self._batches(data, num_steps)
-
-        def policy_loss(thetas: list[Tensor], step: int) -> Tensor:
-            batch = batches[step]
-            mean, predicted = networks.two_headed_forward(
-                thetas,
-                batch["observation"],
-                batch["action"],
-                rectify_action=self.hparams.rectify_head_action,
+        def loss(candidate: MetaParameters) -> tuple[Tensor, dict[str, Tensor]]:
+            return meta_loss(
+                candidate, inner, outer, task_weight, num_steps=num_steps, settings=self.settings
             )
-            loss = self._awr_loss(mean, batch["action"], self._weights(advantages[step]))
-            if self.enriched:
-                coefficient = self._positive(parameters.advantage_coefficient)
-                loss = loss + coefficient * functional.advantage_loss(predicted, advantages[step])
-            return loss.sum()
 
-        values = self._adapt_value(parameters, batches, shrink=1.0)
-        advantages = [
-            self._advantage(after_step, batch)
-            for after_step, batch in zip(values[1:], batches, strict=True)
-        ]
-        policies = adapt(
-            parameters.policy,
-            self._step_sizes(parameters.policy_step_sizes),
-            policy_loss,
-            num_tasks=len(data["observation"]),
-            num_steps=num_steps,
-            num_kept=self.num_action_layers,
-            first_order=self.hparams.first_order,
-        )
-        return Adapted(policies[-1][: self.num_action_layers], values[-1])
+        return meta_gradient(loss, parameters, num_tasks=len(task_weight), num_steps=num_steps)
 
     def adapt_tasks(self, context: TensorDict, num_steps: int = 1) -> BatchedPolicy:
         """Adapt to T tasks (Algorithm 2).
@@ -248,7 +151,9 @@ class Macaw(MetaModule):
         Returns:
             The policies of the T tasks, with generated weights.
         """
-        adapted = self.inner_loop(self.meta_parameters(), dict(context), num_steps)
+        adapted = inner_loop(
+            self.meta_parameters(), dict(context), num_steps=num_steps, settings=self.settings
+        )
         return BatchedPolicy.from_thetas(
             adapted.policy, self.hparams.observation_size, sigma=self.hparams.sigma
         )
@@ -256,7 +161,21 @@ class Macaw(MetaModule):
     def held_out_losses(self, context: TensorDict, query: TensorDict) -> dict[str, Tensor]:
         """Return the outer losses after adaptation on ``context``, on other data of the tasks."""
         weight = torch.full((len(context),), 1.0 / len(context), device=self.device)
-        return self.meta_loss(self.meta_parameters(), dict(context), dict(query), weight)[1]
+        return meta_loss(
+            self.meta_parameters(),
+            dict(context),
+            dict(query),
+            weight,
+            num_steps=self.hparams.num_inner_steps,
+            settings=self.settings,
+        )[1]
+
+    def task_weight(self, batch: TensorDict) -> Tensor:
+        """Return the weight of each task's loss, [T]."""
+        if self.hparams.divide_by_all_tasks:
+            datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            return torch.full_like(batch["weight"], 1.0 / len(datamodule.train_tasks))
+        return super().task_weight(batch)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One fused Adam; policy, value function and step sizes are its parameter groups."""
@@ -272,73 +191,13 @@ class Macaw(MetaModule):
         ]
         return torch.optim.Adam(groups, fused=True)
 
-    def _positive(self, logarithm: Tensor) -> Tensor:
-        exp = self.hparams.step_size_map == "exp"
-        return torch.exp(logarithm) if exp else nn.functional.softplus(logarithm)
-
-    def _step_sizes(self, logarithm: Tensor) -> Tensor:
-        sizes = self._positive(logarithm)
-        if self.hparams.adapt_matrices:
-            return sizes
-        return sizes * torch.tensor([1.0, 0.0, 0.0], device=sizes.device, dtype=sizes.dtype)
-
-    def _batches(self, data: dict[str, Tensor], num_steps: int) -> list[dict[str, Tensor]]:
-        if not self.hparams.split_inner_batch:
-            return [data] * num_steps
-        parts = {name: value.chunk(max(num_steps, 1), dim=1) for name, value in data.items()}
-        return [{name: part[step] for name, part in parts.items()} for step in range(num_steps)]
-
-    def _adapt_value(
-        self, parameters: MetaParameters, batches: list[dict[str, Tensor]], *, shrink: float
-    ) -> list[list[Tensor]]:
-        def loss(thetas: list[Tensor], step: int) -> Tensor:
-            value = networks.value_forward(thetas, batches[step]["observation"])
-            return functional.value_loss(value, batches[step]["return_to_go"]).sum()
-
-        return adapt(
-            parameters.value,
-            shrink * self._step_sizes(parameters.value_step_sizes),
-            loss,
-            num_tasks=len(batches[0]["observation"]) if batches else 1,
-            num_steps=len(batches),
-            first_order=self.hparams.first_order,
-        )
-
-    def _target_value(self, parameters: MetaParameters, data: dict[str, Tensor]) -> list[Tensor]:
-        # 0.9 phi + 0.1 phi' after one step is one step of a tenth of the size. No gradient.
-        constant = pytree.tree_map(_constant, parameters.value, is_leaf=_is_matrix)
-        return self._adapt_value(parameters._replace(value=constant), [data], shrink=0.1)[-1]
-
-    def _bootstrap(self, value: list[Tensor], batch: dict[str, Tensor]) -> Tensor:
-        terminal = networks.value_forward(value, batch["terminal_observation"])
-        return functional.bootstrapped_return(
-            batch["return_to_go"], terminal, batch["terminal_discount"]
-        ).detach()
-
-    def _advantage(self, value: list[Tensor], batch: dict[str, Tensor]) -> Tensor:
-        bootstrap = self.hparams.bootstrap_advantage
-        returns = self._bootstrap(value, batch) if bootstrap else batch["return_to_go"]
-        return (returns - networks.value_forward(value, batch["observation"])).detach()
-
-    def _weights(self, advantage: Tensor) -> Tensor:
-        return functional.advantage_weights(
-            advantage,
-            temperature=self.hparams.temperature,
-            max_weight=self.hparams.max_weight,
-            standardise=self.hparams.standardise_advantages,
-        )
-
-    def _awr_loss(self, mean: Tensor, action: Tensor, weight: Tensor) -> Tensor:
-        log_prob = functional.gaussian_log_prob(action, mean, self.hparams.sigma)
-        return functional.awr_loss(log_prob, weight)
-
-
-def _is_matrix(node: Any) -> bool:
-    return isinstance(node, networks.ProbedMatrix)
-
-
-def _constant(tensor: Tensor | networks.ProbedMatrix) -> Tensor:
-    return tensor.matrix if isinstance(tensor, networks.ProbedMatrix) else tensor.detach()
+    def _settings(self) -> Settings:
+        derived = {
+            "enriched": self.hparams.advantage_coefficient > 0,
+            "num_action_layers": networks.num_action_layers(self.hparams.depth),
+        }
+        names = {field.name for field in fields(Settings)} - set(derived)
+        return Settings(**{name: self.hparams[name] for name in names}, **derived)
 
 
 def _log_parameter(value: float, *shape: int) -> nn.Parameter:

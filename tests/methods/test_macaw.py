@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from offline_meta_rl import functional, networks
+from offline_meta_rl import functional, macaw_losses, networks
 from offline_meta_rl.methods.macaw import Macaw
 from tests import reference_macaw as reference
 
@@ -50,7 +50,7 @@ def test_outer_gradient_equals_the_slow_reference(steps: int) -> None:
 def test_losses_equal_the_slow_reference() -> None:
     module, (inner, outer) = make(), batches()
     weight = torch.full((TASKS,), 1 / TASKS, dtype=torch.float64)
-    _, metrics = module.meta_loss(module.meta_parameters(), inner, outer, weight)
+    _, metrics = module.outer_gradient(module.meta_parameters(), inner, outer, weight)
     losses = [
         reference.outer_loss(
             [tuple(layer) for layer in module.policy.layers()],
@@ -73,8 +73,8 @@ def test_every_part_of_the_gradient_is_there_and_the_head_steps_are_not() -> Non
     module, (inner, outer) = make(), batches()
     found = gradient_by_name(module, inner, outer)
     step_gradient = found.pop("policy_log_step_sizes")
-    assert (step_gradient[: module.num_action_layers] != 0).all()
-    assert (step_gradient[module.num_action_layers :] == 0).all()
+    assert (step_gradient[: module.settings.num_action_layers] != 0).all()
+    assert (step_gradient[module.settings.num_action_layers :] == 0).all()
     for name, gradient in found.items():
         assert gradient.abs().max() > 0, name
 
@@ -152,7 +152,7 @@ def test_authors_variant_equals_its_slow_reference() -> None:
 
 def test_split_inner_batch_gives_each_step_its_own_part() -> None:
     module, (inner, _) = make(num_inner_steps=2, split_inner_batch=True), batches()
-    parts = module._batches(inner, 2)
+    parts = macaw_losses._step_batches(inner, 2, module.settings)
     for name, value in inner.items():
         torch.testing.assert_close(torch.cat([part[name] for part in parts], dim=1), value)
 
