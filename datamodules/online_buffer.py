@@ -2,8 +2,8 @@
 
 Each batch of the loader first takes one step in every environment with the agent's current noisy
 policy, then draws the replay for the updates. The reward the *agent* sees may weigh control cost
-and alive bonus differently from the family's true reward, with the control cost annealed: an ant
-paid for being alive learns to stand still.
+and alive bonus differently from the family's true reward, annealed to it: an ant paid for being
+alive learns to stand still. The replay keeps the summands, so that all of it is weighed alike.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,6 @@ from tensordict import TensorDict
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
 from offline_meta_rl.envs import FAMILIES
-from offline_meta_rl.envs.base import StepResult
 
 
 class OnlineBuffer(lightning.LightningDataModule):
@@ -32,9 +31,9 @@ class OnlineBuffer(lightning.LightningDataModule):
         updates_per_step: updates for each step taken in all environments.
         warmup_steps: steps in all environments with uniform random actions before training.
         steps_per_epoch: batches Lightning calls an epoch.
-        alive_bonus: of the reward the agent sees; None for the family's own.
+        alive_bonus: of the reward the agent sees, when annealing starts; None for the family's.
         control_cost: of the reward the agent sees, when annealing starts; None for the family's.
-        anneal_steps: steps in all environments until the control cost is the family's own.
+        anneal_steps: steps in all environments until both are the family's own.
         num_threads: of the simulator's pool; None for one per core.
     """
 
@@ -72,17 +71,19 @@ class OnlineBuffer(lightning.LightningDataModule):
         self.shape = (updates_per_step, batch_size)
         self.env_steps = 0
 
-    def reward(self, result: StepResult) -> torch.Tensor:
-        """Return the reward the agent sees, [N]."""
-        terms, family = result.reward_terms, self.family
-        if "control" not in terms:
-            return torch.from_numpy(result.reward)
-        own_cost, own_bonus = family.control_cost, family.alive_bonus  # type: ignore[attr-defined]
-        start = own_cost if self.hparams.control_cost is None else self.hparams.control_cost
-        bonus = own_bonus if self.hparams.alive_bonus is None else self.hparams.alive_bonus
+    def reward(self, terms: TensorDict) -> torch.Tensor:
+        """Return the reward the agent sees now for stored reward terms [...], float32."""
+        if "control" not in terms.keys():
+            return terms["task"]
+        family: Any = self.family
         progress = min(1.0, self.env_steps / max(1, self.hparams.anneal_steps))
-        cost = start + (own_cost - start) * progress
-        return torch.from_numpy(terms["task"] + cost * terms["control"] + bonus * terms["alive"])
+
+        def annealed(start: float | None, own: float) -> float:
+            return own if start is None else start + (own - start) * progress
+
+        cost = annealed(self.hparams.control_cost, family.control_cost)
+        bonus = annealed(self.hparams.alive_bonus, family.alive_bonus)
+        return terms["task"] + cost * terms["control"] + bonus * terms["alive"]
 
     @torch.no_grad()
     def step(self) -> None:
@@ -104,7 +105,10 @@ class OnlineBuffer(lightning.LightningDataModule):
                 "next": {
                     "observation": following,
                     "task_features": self.task_features,
-                    "reward": self.reward(result).float()[:, None],
+                    "reward_terms": {
+                        name: torch.from_numpy(term).float()[:, None]
+                        for name, term in result.reward_terms.items()
+                    },
                     "terminated": torch.from_numpy(result.terminated)[:, None],
                     "done": torch.from_numpy(ended)[:, None],
                 },
@@ -131,7 +135,9 @@ class OnlineBuffer(lightning.LightningDataModule):
             self.step()
         for _ in range(len(self)):
             self.step()
-            yield self.replay.sample().reshape(*self.shape)
+            batch = self.replay.sample().reshape(*self.shape)
+            batch["next", "reward"] = self.reward(batch["next"].pop("reward_terms"))
+            yield batch
 
     def state_dict(self) -> dict[str, Any]:
         """Replay, simulator and clocks."""
