@@ -71,6 +71,19 @@ class OnlineBuffer(lightning.LightningDataModule):
         self.shape = (updates_per_step, batch_size)
         self.env_steps = 0
 
+    def setup(self, stage: str | None = None) -> None:
+        """Check that one process trains.
+
+        Raises:
+            ValueError: several processes; each would fill a replay of its own.
+        """
+        found = self.trainer.world_size if self.trainer else 1
+        if found > 1:
+            raise ValueError(
+                f"OnlineBuffer simulates and keeps its replay in one process, found {found}. "
+                "Set --trainer.devices=1."
+            )
+
     def reward(self, terms: TensorDict) -> torch.Tensor:
         """Return the reward the agent sees now for stored reward terms [...], float32."""
         if "control" not in terms.keys():

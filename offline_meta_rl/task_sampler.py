@@ -87,19 +87,23 @@ class TaskSampler:
             check_sizes(self.outer, [task], needed, "outer batch (disjoint from the inner one)")
 
     def batch(self, step: int) -> BatchRows:
-        """Draw batch number ``step``, for all processes alike."""
-        rng = np.random.default_rng([self.seed, BATCHES, step])
+        """Draw batch number ``step``, for all processes alike.
+
+        An outer step's draws depend on its own number alone, not on how many share a batch.
+        """
+        first = step * self.updates
+        updates = [self._update(number) for number in range(first, first + self.updates)]
+        return BatchRows(*(np.stack(rows) for rows in zip(*updates, strict=True)))
+
+    def _update(self, number: int) -> BatchRows:
+        """Draw for one outer step: tasks [T], rows [T, B]."""
+        rng = np.random.default_rng([self.seed, BATCHES, number])
         train = np.asarray(self.train_tasks, dtype=np.int64)
-        tasks = draw_tasks(rng, train, self.updates, self.tasks_per_batch)
-        flat = tasks.reshape(-1)
+        tasks = draw_tasks(rng, train, 1, self.tasks_per_batch)[0]
         draw = draw_window if self.contiguous else draw_rows
-        inner = draw(rng, self.inner, flat, self.inner_size)
-        outer = draw_rows(rng, self.outer, flat, self.outer_size, inner if self.disjoint else None)
-        return BatchRows(
-            tasks,
-            inner.reshape(*tasks.shape, self.inner_size),
-            outer.reshape(*tasks.shape, self.outer_size),
-        )
+        inner = draw(rng, self.inner, tasks, self.inner_size)
+        outer = draw_rows(rng, self.outer, tasks, self.outer_size, inner if self.disjoint else None)
+        return BatchRows(tasks, inner, outer)
 
     def context(
         self, tasks: Sequence[int], size: int, seed: int, buffer: Buffer | None = None

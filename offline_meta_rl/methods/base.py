@@ -73,11 +73,14 @@ class MetaModule(lightning.LightningModule):
         """Return losses on ``query`` [T, B] after adapting on ``context``; none by default."""
         return {}
 
-    def training_step(self, batch: TensorDict, batch_idx: int) -> None:
-        """Do one outer step for each slice of the batch's first dimension."""
+    def on_train_start(self) -> None:
+        """Restore a checkpoint's random state, before the first batch is drawn."""
         if self._random_state is not None:
             _set_random_state(self._random_state)
             self._random_state = None
+
+    def training_step(self, batch: TensorDict, batch_idx: int) -> None:
+        """Do one outer step for each slice of the batch's first dimension."""
         logging_due = self.global_step // self._log_every != (
             (self.global_step + len(batch)) // self._log_every
         )
@@ -108,14 +111,15 @@ class MetaModule(lightning.LightningModule):
         Raises:
             ValueError: with what was expected, what was found and the fix.
         """
-        if stage != "fit" and getattr(self.trainer, "_inference_mode", False) is True:
+        trainer: Any = self.trainer
+        # Validation inside fit never runs in inference mode, whatever the trainer's setting.
+        if stage != "fit" and getattr(trainer, f"{stage}_loop").inference_mode:
             raise ValueError(
                 "Adaptation needs gradients while validating and testing: expected the trainer's "
                 "inference_mode to be false, found true. Pass --trainer.inference_mode=false."
             )
-        trainer: Any = self.trainer
         self._log_every = max(1, trainer.log_every_n_steps)
-        _check_sizes(self, getattr(self.trainer, "datamodule", None))
+        _check_sizes(self, getattr(trainer, "datamodule", None))
 
     def compiled(
         self, function: Callable[..., Any], enabled: bool, mode: str = "default"
@@ -190,7 +194,7 @@ class MetaModule(lightning.LightningModule):
         checkpoint["random_state"] = _random_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check the method; restore the random state just before the next training step.
+        """Check the method; keep the random state for ``on_train_start``.
 
         Raises:
             ValueError: if the checkpoint is of another method.
@@ -254,15 +258,13 @@ def _set_random_state(state: dict[str, Tensor]) -> None:
         torch.cuda.set_rng_state(state["cuda"].cpu())
 
 
-def _check_sizes(module: lightning.LightningModule, datamodule: Any) -> None:
+def _check_sizes(module: MetaModule, datamodule: Any) -> None:
     dataset = getattr(datamodule, "dataset", None)
+    data = getattr(dataset, "manifest", None) or getattr(datamodule, "family", None)
     for name in ("observation_size", "action_size"):
-        own, found = (
-            module.hparams.get(name),
-            getattr(getattr(dataset, "manifest", None), name, None),
-        )
+        own, found = module.hparams.get(name), getattr(data, name, None)
         if own is not None and found is not None and own != found:
             raise ValueError(
-                f"The module was built for {name} {own}, the dataset has {found}. "
-                f"Set --model.init_args.{name}={found}, or pass another dataset."
+                f"The module was built for {name} {own}, the data has {found}. "
+                f"Set --model.init_args.{name}={found}, or pass other data."
             )
