@@ -45,7 +45,7 @@ def family_of(config: dict[str, Any]) -> TaskFamily:
 
 
 def write_dataset(family: TaskFamily, path: Path) -> None:
-    """Write twelve random episodes for each task of a family."""
+    """Write 24 random episodes for each task of a family."""
     parameters = family.task_parameters(0)
     writer = DatasetWriter(
         path,
@@ -60,11 +60,11 @@ def write_dataset(family: TaskFamily, path: Path) -> None:
         stages=["poor", "expert"],
         provenance={"seed": 0},
     )
-    lengths = [HORIZON] * 12
+    lengths = [HORIZON] * 24
     for task in range(family.num_tasks):
         sizes = (family.observation_size, family.action_size)
         transitions = make_episodes(lengths, HORIZON, *sizes, seed=task)
-        writer.write_task(task, transitions, stage=[0] * 6 + [1] * 6, length=lengths)
+        writer.write_task(task, transitions, stage=[0] * 12 + [1] * 12, length=lengths)
     returns = {"random": np.zeros(len(parameters)), "best_behaviour": np.ones(len(parameters))}
     writer.commit(returns)
 
