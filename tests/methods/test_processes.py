@@ -3,6 +3,7 @@
 Real processes with gloo, forked from a server that has imported everything but trained nothing.
 """
 
+import itertools
 import multiprocessing
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def test_processes_share_the_batch_of_one(
     ranks = record(method, data_path, tmp_path / "many", tasks, processes)
     for step in range(STEPS):
         shares = [rank["tasks"][step] for rank in ranks]
-        assert sorted(sum(shares, [])) == sorted(one["tasks"][step])
+        assert sorted(itertools.chain(*shares)) == sorted(one["tasks"][step])
         assert len(shares[-1]) < len(one["tasks"][step])
     for rank in ranks:
         torch.testing.assert_close(rank["gradients"], one["gradients"], rtol=1e-4, atol=1e-6)

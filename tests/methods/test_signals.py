@@ -37,7 +37,7 @@ def data_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_interrupted_run_resumes_to_the_same_bits(
     method: str, place: str, step: int, number: int, data_path: Path, tmp_path: Path
 ) -> None:
-    settings = tiny.config(method, data_path, val_check_interval=3)
+    settings = tiny.config(method, data_path, val_check_interval=3, evaluate=place == "validating")
     expected = tiny.state(tiny.fit(settings, tmp_path / "uninterrupted"))
     cut = {"step": step, "number": int(number), "place": place}
     sender = {"class_path": "tests.methods.tiny.SignalAt", "init_args": cut}

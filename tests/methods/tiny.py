@@ -51,8 +51,17 @@ def dataset(folder: Path) -> Path:
     return make_dataset(folder / "dataset", num_tasks=7, observation_size=2, action_size=2)
 
 
-def config(method: str, data_path: Path, **trainer: Any) -> dict[str, Any]:
-    """Return the config of ten steps with a validation after every fourth."""
+def config(
+    method: str, data_path: Path, *, evaluate: bool = False, **trainer: Any
+) -> dict[str, Any]:
+    """Return the config of ten steps with a validation after every fourth.
+
+    Args:
+        method: class name.
+        data_path: of ``dataset``.
+        evaluate: measure returns at validation too, where the method adapts.
+        trainer: options of the trainer that differ.
+    """
     buffers = {"env": "point_robot", "path": str(data_path), **BUFFERS}
     data = DATA.get(method, {"class_path": "TaskBuffers", "init_args": buffers})
     sizes = {"observation_size": 2, "action_size": 2}
@@ -64,7 +73,7 @@ def config(method: str, data_path: Path, **trainer: Any) -> dict[str, Any]:
         "accelerator": "cpu",
         "devices": 1,
         "enable_progress_bar": False,
-        "callbacks": [EVALUATE] if method in ON_TASK_BUFFERS else [],
+        "callbacks": [EVALUATE] if evaluate and method in ON_TASK_BUFFERS else [],
     }
     return {
         "seed_everything": 5,
