@@ -34,6 +34,7 @@ class OnlineBuffer(lightning.LightningDataModule):
         alive_bonus: of the reward the agent sees, when annealing starts; None for the family's.
         control_cost: of the reward the agent sees, when annealing starts; None for the family's.
         anneal_steps: steps in all environments until both are the family's own.
+        fall_penalty: taken off the reward the agent sees where an episode terminates.
         num_threads: of the simulator's pool; None for one per core.
     """
 
@@ -57,6 +58,7 @@ class OnlineBuffer(lightning.LightningDataModule):
         alive_bonus: float | None = None,
         control_cost: float | None = None,
         anneal_steps: int = 0,
+        fall_penalty: float = 0.0,
         num_threads: int | None = None,
     ) -> None:
         super().__init__()
@@ -149,7 +151,9 @@ class OnlineBuffer(lightning.LightningDataModule):
         for _ in range(len(self)):
             self.step()
             batch = self.replay.sample().reshape(*self.shape)
-            batch["next", "reward"] = self.reward(batch["next"].pop("reward_terms"))
+            fallen = batch["next", "terminated"].float()
+            reward = self.reward(batch["next"].pop("reward_terms"))
+            batch["next", "reward"] = reward - self.hparams.fall_penalty * fallen
             yield batch
 
     def state_dict(self) -> dict[str, Any]:

@@ -112,8 +112,12 @@ class MetaModule(lightning.LightningModule):
             ValueError: with what was expected, what was found and the fix.
         """
         trainer: Any = self.trainer
-        # Validation inside fit never runs in inference mode, whatever the trainer's setting.
-        if stage != "fit" and getattr(trainer, f"{stage}_loop").inference_mode:
+        loops = {
+            "validate": trainer.validate_loop,
+            "test": trainer.test_loop,
+            "predict": trainer.predict_loop,
+        }  # validation inside fit never runs in inference mode, whatever the trainer's setting
+        if stage in loops and loops[stage].inference_mode:
             raise ValueError(
                 "Adaptation needs gradients while validating and testing: expected the trainer's "
                 "inference_mode to be false, found true. Pass --trainer.inference_mode=false."

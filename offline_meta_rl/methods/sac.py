@@ -72,6 +72,7 @@ class SAC(MetaModule):
         )
         self.loss = SACLoss(actor, critic, num_qvalue_nets=2, target_entropy=-float(action_size))
         self.loss.make_value_estimator(gamma=discount)
+        _ = self.loss.target_entropy  # registers its buffer, else only a trained module has it
         self.targets = SoftUpdate(self.loss, tau=target_update)
 
     def outer_step(self, batch: TensorDict) -> dict[str, Tensor]:

@@ -15,8 +15,10 @@ from tests.methods import tiny
 
 every_method = pytest.mark.parametrize("method", tiny.METHODS)
 on_task_buffers = pytest.mark.parametrize("method", tiny.ON_TASK_BUFFERS)
-# Resuming in another folder than the checkpoint's own; no state is lost by it.
-pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")
+pytestmark = [  # about resuming in another folder, without Evaluate; no state is lost by it
+    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
+]
 PLAIN = (str, int, float, bool, type(None), torch.Tensor, torch.Size, torch.dtype, torch.device)
 
 
