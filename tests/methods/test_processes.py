@@ -54,6 +54,8 @@ def test_processes_share_the_batch_of_one(
 ) -> None:
     (one,) = record(method, data_path, tmp_path / "one", tasks, 1)
     ranks = record(method, data_path, tmp_path / "many", tasks, processes)
+    assert all(one["gradients"])
+    assert all(one["metrics"])
     for step in range(STEPS):
         shares = [rank["tasks"][step] for rank in ranks]
         assert sorted(itertools.chain(*shares)) == sorted(one["tasks"][step])
@@ -68,9 +70,6 @@ def test_processes_share_the_batch_of_one(
 def test_online_buffer_refuses_several_processes(
     data_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from datamodules.online_buffer import OnlineBuffer
-
     monkeypatch.setattr("lightning.Trainer.world_size", 2)
     with pytest.raises(ValueError, match=r"in one process, found 2. Set --trainer.devices=1"):
         tiny.fit(tiny.config("SAC", data_path), tmp_path)
-    assert OnlineBuffer.setup is not None

@@ -17,7 +17,7 @@ DRAW = random.Random(20)
 
 def moment(place: str) -> int:
     """Return a random step; validations come after every third."""
-    return DRAW.choice([3, 6, 9]) if place == "validating" else DRAW.randrange(1, STEPS)
+    return DRAW.choice([3, 6]) if place == "validating" else DRAW.randrange(1, STEPS)
 
 
 MOMENTS = [
