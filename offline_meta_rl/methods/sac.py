@@ -2,8 +2,8 @@
 
 Haarnoja et al., 2018 (arXiv 1812.05905), with TorchRL's loss: twin critics, target critics, a tanh
 Gaussian actor, a learned temperature. TorchRL departs from the paper in two places: the critics'
-error is smooth L1, and the temperature's loss is linear in its logarithm. The task's features are appended to the observation, so that
-one agent learns all tasks of a family at once.
+error is smooth L1, and the temperature's loss is linear in its logarithm. The task's features are
+appended to the observation, so that one agent learns all tasks of a family at once.
 """
 
 import torch
