@@ -35,6 +35,7 @@ class OnlineBuffer(lightning.LightningDataModule):
         control_cost: of the reward the agent sees, when annealing starts; None for the family's.
         anneal_steps: steps in all environments until both are the family's own.
         fall_penalty: taken off the reward the agent sees where an episode terminates.
+        height_weight: of the term ``height`` in the reward the agent sees, where there is one.
         num_threads: of the simulator's pool; None for one per core.
     """
 
@@ -59,6 +60,7 @@ class OnlineBuffer(lightning.LightningDataModule):
         control_cost: float | None = None,
         anneal_steps: int = 0,
         fall_penalty: float = 0.0,
+        height_weight: float = 0.0,
         num_threads: int | None = None,
     ) -> None:
         super().__init__()
@@ -98,7 +100,10 @@ class OnlineBuffer(lightning.LightningDataModule):
 
         cost = annealed(self.hparams.control_cost, family.control_cost)
         bonus = annealed(self.hparams.alive_bonus, family.alive_bonus)
-        return terms["task"] + cost * terms["control"] + bonus * terms["alive"]
+        reward = terms["task"] + cost * terms["control"] + bonus * terms["alive"]
+        if "height" in terms.keys():
+            reward = reward + self.hparams.height_weight * terms["height"]
+        return reward
 
     @torch.no_grad()
     def step(self) -> None:

@@ -31,7 +31,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty directory with the page's files and a small dataset."""
     for name, code in blocks(PAGE).items():
         (tmp_path / name).write_text(code)
-    make_dataset(tmp_path / "small", num_tasks=8, test_tasks=(6, 7), horizon=20, observation_size=2)
+    make_dataset(
+        tmp_path / "small",
+        num_tasks=8,
+        test_tasks=(6, 7),
+        episodes_per_stage=4,
+        horizon=20,
+        observation_size=2,
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     yield tmp_path

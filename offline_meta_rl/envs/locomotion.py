@@ -103,7 +103,10 @@ class LocomotionFamily(TaskFamily):
     def reward_terms(
         self, qpos_before: Array, qpos_after: Array, action: Array, parameters: Array, dt: float
     ) -> dict[str, Array]:
-        """Return the summands of the reward, [N] each; control is minus the squared action."""
+        """Return the summands of the reward, [N] each; control is minus the squared action.
+
+        Further terms have no weight in the reward; a behaviour agent may be penalised by them.
+        """
         velocity = (self.planar_position(qpos_after) - self.planar_position(qpos_before)) / dt
         return {
             "task": self.task_reward(velocity, parameters),
@@ -220,6 +223,13 @@ class AntDir(LocomotionFamily):
     def planar_position(self, qpos: Array) -> Array:
         """The torso's (x, y)."""
         return qpos[:, :2]
+
+    def reward_terms(
+        self, qpos_before: Array, qpos_after: Array, action: Array, parameters: Array, dt: float
+    ) -> dict[str, Array]:
+        """Add height: minus the metres by which the torso is above 0.8 m."""
+        terms = super().reward_terms(qpos_before, qpos_after, action, parameters, dt)
+        return {**terms, "height": -np.clip(qpos_after[:, 2] - 0.8, 0.0, None)}
 
     def task_reward(self, velocity: Array, parameters: Array) -> Array:
         """Velocity along the goal direction."""
