@@ -139,7 +139,7 @@ class MetaModule(lightning.LightningModule):
     def apply_gradients(
         self, parameters: Any, gradients: Any, metrics: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Sum gradients and metrics over processes, clip, and step the optimizer.
+        """Sum gradients and metrics over processes, clip, step the optimizer and its schedules.
 
         Gradients computed by ``torch.func`` pass DistributedDataParallel by, so they are summed
         here, as one flat buffer; losses are sums weighted by the global batch, so a sum is right.
@@ -167,7 +167,16 @@ class MetaModule(lightning.LightningModule):
         optimizer: Any = self.optimizers()
         optimizer.step()
         optimizer.zero_grad()
+        schedulers: Any = self.lr_schedulers() or []
+        for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+            scheduler.step()
         return metrics
+
+    def planned_steps(self) -> int | None:
+        """Return the trainer's ``max_steps``; None without a trainer or a limit."""
+        trainer: Any = getattr(self, "_trainer", None)
+        steps = -1 if trainer is None else int(trainer.max_steps)
+        return steps if steps > 0 else None
 
     def check_finite(self, metrics: dict[str, Tensor]) -> None:
         """Stop at the first metric that is not finite.

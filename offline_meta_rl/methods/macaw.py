@@ -44,6 +44,8 @@ class Macaw(MetaModule):
         policy_learning_rate: of Adam in the outer loop.
         value_learning_rate: of Adam in the outer loop.
         step_size_learning_rate: of Adam on the logarithms of step sizes and lambda; 0 keeps them.
+        final_learning_rate: share of the three learning rates that is left at the trainer's
+            ``max_steps``, reached linearly; 1 keeps them.
         first_order: ignore second derivatives.
         adapt_matrices: let the inner loop change M and c too (authors, and theta in Algorithm 1);
             False changes the latent codes only, as section 4.3 words it.
@@ -81,6 +83,7 @@ class Macaw(MetaModule):
         policy_learning_rate: float = 1e-4,
         value_learning_rate: float = 1e-5,
         step_size_learning_rate: float = 1e-3,
+        final_learning_rate: float = 1.0,
         first_order: bool = False,
         adapt_matrices: bool = True,
         step_size_map: Literal["exp", "softplus"] = "exp",
@@ -177,7 +180,7 @@ class Macaw(MetaModule):
             return torch.full_like(batch["weight"], 1.0 / len(datamodule.train_tasks))
         return super().task_weight(batch)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> Any:
         """One fused Adam; policy, value function and step sizes are its parameter groups."""
         steps = [self.policy_log_step_sizes, self.value_log_step_sizes]
         learning_rates = self.hparams
@@ -189,7 +192,12 @@ class Macaw(MetaModule):
                 "lr": learning_rates.step_size_learning_rate,
             },
         ]
-        return torch.optim.Adam(groups, fused=True)
+        optimizer = torch.optim.Adam(groups, fused=True)
+        final, steps_in_all = learning_rates.final_learning_rate, self.planned_steps()
+        if final == 1.0 or steps_in_all is None:
+            return optimizer
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, final, steps_in_all)
+        return [optimizer], [schedule]
 
     def _settings(self) -> Settings:
         derived = {

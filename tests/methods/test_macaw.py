@@ -1,13 +1,18 @@
 """MACAW against a slow outer step written from the paper, its variants, and its two theorems."""
 
+from pathlib import Path
+
+import lightning
 import pytest
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from datamodules import TaskBuffers
 from offline_meta_rl import functional, macaw_losses, networks
 from offline_meta_rl.methods.macaw import Macaw
 from tests import reference_macaw as reference
+from tests.helpers import make_dataset
 
 TASKS, ROWS = 3, 16
 
@@ -248,3 +253,22 @@ def test_theorem_2_one_enriched_gradient_holds_state_action_and_advantage() -> N
     output_gradient = gradients[5][-1]  # of the head's last bias: 2 lambda (A_theta - A)
     found_advantage = predicted[0, 0] - output_gradient / (2 * coefficient)
     torch.testing.assert_close(found_advantage, advantage)
+
+
+def test_learning_rates_fall_linearly_to_their_share_at_max_steps(tmp_path: Path) -> None:
+    """The base class steps the schedule; Lightning does not under manual optimization."""
+    path = make_dataset(tmp_path / "data", num_tasks=7)
+    data = TaskBuffers(env="point_robot", path=str(path), inner_batch_size=8, outer_batch_size=8)
+    module = make(final_learning_rate=0.1).float()
+    trainer = lightning.Trainer(
+        max_steps=10,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+    )
+    trainer.fit(module, datamodule=data)
+    rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
+    assert rates == pytest.approx([0.1 * rate for rate in (1e-4, 1e-5, 1e-3)])
