@@ -56,6 +56,7 @@ def draw(results: Mapping[str, Result], path: Path) -> None:
 
     curves = {name: result for name, result in results.items() if result.get("history")}
     figure = Figure(figsize=(3.1 * len(curves), 3.2), layout="constrained")
+    highest = 1.1
     for axes, (name, result) in zip(
         figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
     ):
@@ -63,10 +64,13 @@ def draw(results: Mapping[str, Result], path: Path) -> None:
         for when, colour in (("before", "tab:grey"), ("after", "tab:blue")):
             values = [point[f"{when}_normalised_return"] for point in result["history"]]
             axes.plot(steps, values, color=colour, label=f"{when} adaptation")
+            highest = max(highest, 1.05 * max(values))
         axes.axhline(1.0, color="black", linestyle=":", label="best behaviour")
         axes.axhline(0.0, color="black", linestyle="--", label="random actions")
-        axes.set(title=name, xlabel="outer steps", ylim=(-0.6, 1.1))
+        axes.set(title=name, xlabel="outer steps")
         axes.grid(alpha=0.3)
+    for axes in figure.axes:
+        axes.set_ylim(-0.6, highest)
     handles, labels = axes.get_legend_handles_labels()
     figure.supylabel("normalised return", fontsize="medium")
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="small")
