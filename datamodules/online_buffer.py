@@ -1,9 +1,9 @@
 """Steps one environment per task while a behaviour agent trains, and serves its replay.
 
 Each batch of the loader first takes one step in every environment with the agent's current noisy
-policy, then draws the replay for the updates. The reward the *agent* sees may weigh control cost
-and alive bonus differently from the family's true reward, annealed to it: an ant paid for being
-alive learns to stand still. The replay keeps the summands, so that all of it is weighed alike.
+policy, then draws the replay for the updates. The reward the *agent* sees may differ from the
+family's true reward: an ant paid for being alive, or charged in full for its first clumsy moves,
+learns to stand still. The replay keeps the summands, so that all of it is weighed alike.
 """
 
 from collections.abc import Iterator
@@ -31,11 +31,14 @@ class OnlineBuffer(lightning.LightningDataModule):
         updates_per_step: updates for each step taken in all environments.
         warmup_steps: steps in all environments with uniform random actions before training.
         steps_per_epoch: batches Lightning calls an epoch.
-        alive_bonus: of the reward the agent sees, when annealing starts; None for the family's.
+        alive_bonus: of the reward the agent sees; None for the family's.
         control_cost: of the reward the agent sees, when annealing starts; None for the family's.
-        anneal_steps: steps in all environments until both are the family's own.
+        anneal_steps: steps in all environments until the control cost is the family's own.
         fall_penalty: taken off the reward the agent sees where an episode terminates.
         height_weight: of the term ``height`` in the reward the agent sees, where there is one.
+        relabel: share of each batch whose task is drawn anew, with the reward it would have paid:
+            what was seen on the way to one goal teaches the others. Only where all tasks move
+            alike, and the reward depends on them through the torso's velocity.
         num_threads: of the simulator's pool; None for one per core.
     """
 
@@ -61,14 +64,20 @@ class OnlineBuffer(lightning.LightningDataModule):
         anneal_steps: int = 0,
         fall_penalty: float = 0.0,
         height_weight: float = 0.0,
+        relabel: float = 0.0,
         num_threads: int | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.family = FAMILIES[family]
-        parameters = np.repeat(self.family.task_parameters(task_seed), envs_per_task, axis=0)
-        self.task_features = torch.from_numpy(self.family.task_features(parameters))
-        self.engine = self.family.make_engine(parameters, seed=seed, num_threads=num_threads)
+        if relabel and getattr(self.family, "per_task_model", True):
+            raise ValueError(
+                f"relabel: the tasks of {family} do not differ in a reward for velocity alone, so "
+                "one task's transitions say nothing about another's. Set relabel to 0."
+            )
+        self.parameters = np.repeat(self.family.task_parameters(task_seed), envs_per_task, axis=0)
+        self.task_features = torch.from_numpy(self.family.task_features(self.parameters))
+        self.engine = self.family.make_engine(self.parameters, seed=seed, num_threads=num_threads)
         self.replay = TensorDictReplayBuffer(
             storage=LazyTensorStorage(capacity), batch_size=batch_size * updates_per_step
         )
@@ -93,17 +102,29 @@ class OnlineBuffer(lightning.LightningDataModule):
         if "control" not in terms.keys():
             return terms["task"]
         family: Any = self.family
+        cost, bonus = self.hparams.control_cost, self.hparams.alive_bonus
+        if cost is None:
+            cost = family.control_cost
         progress = min(1.0, self.env_steps / max(1, self.hparams.anneal_steps))
-
-        def annealed(start: float | None, own: float) -> float:
-            return own if start is None else start + (own - start) * progress
-
-        cost = annealed(self.hparams.control_cost, family.control_cost)
-        bonus = annealed(self.hparams.alive_bonus, family.alive_bonus)
+        cost += (family.control_cost - cost) * progress
+        if bonus is None:
+            bonus = family.alive_bonus
         reward = terms["task"] + cost * terms["control"] + bonus * terms["alive"]
         if "height" in terms.keys():
             reward = reward + self.hparams.height_weight * terms["height"]
         return reward
+
+    def draw_tasks_anew(self, batch: TensorDict) -> None:
+        """Give a share of the transitions another task, and the reward's term for it, in place."""
+        family: Any = self.family
+        terms = batch["next", "reward_terms"]
+        chosen = torch.rand(batch.shape) < self.hparams.relabel
+        task = torch.randint(len(self.parameters), (int(chosen.sum()),))
+        velocity = torch.cat([terms["velocity_x"][chosen], terms["velocity_y"][chosen]], dim=-1)
+        reward = family.task_reward(velocity.numpy(), self.parameters[task.numpy()])
+        terms["task"][chosen] = torch.from_numpy(reward).float()[:, None]
+        for part in (batch, batch["next"]):
+            part["task_features"][chosen] = self.task_features[task]
 
     @torch.no_grad()
     def step(self) -> None:
@@ -156,6 +177,8 @@ class OnlineBuffer(lightning.LightningDataModule):
         for _ in range(len(self)):
             self.step()
             batch = self.replay.sample().reshape(*self.shape)
+            if self.hparams.relabel:
+                self.draw_tasks_anew(batch)
             fallen = batch["next", "terminated"].float()
             reward = self.reward(batch["next"].pop("reward_terms"))
             batch["next", "reward"] = reward - self.hparams.fall_penalty * fallen

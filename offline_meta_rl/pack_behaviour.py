@@ -55,6 +55,8 @@ def choose_stages(mean: Tensor, noisy: Tensor, random_return: float, count: int)
 def pack(snapshots: Sequence[Path], out: Path, family: TaskFamily) -> None:
     """Write the snapshots of a training, poor to expert, as package data.
 
+    The stages are called ``stage_0``, ``stage_1``, ..., ``expert``.
+
     Args:
         snapshots: files of ``callbacks.BehaviourSnapshots``, poor to expert.
         out: file to write; half precision, a few hundred kB.
@@ -65,7 +67,7 @@ def pack(snapshots: Sequence[Path], out: Path, family: TaskFamily) -> None:
         snapshot = torch.load(path, weights_only=True)
         stages.append(
             {
-                "name": f"stage_{number}",
+                "name": "expert" if path == snapshots[-1] else f"stage_{number}",
                 "step": int(snapshot["step"]),
                 "mean_return": torch.as_tensor(snapshot["mean"]).float(),
                 "noisy_return": torch.as_tensor(snapshot["noisy"]).float(),
@@ -107,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"random actions: {random_return:.1f}")
     for number, index in enumerate(chosen):
         print(
-            f"stage_{number}: step {int(paths[index].stem)}, mean action {mean[index]:.1f}, "
+            f"stage {number}: step {int(paths[index].stem)}, mean action {mean[index]:.1f}, "
             f"sampled {noisy[index]:.1f}"
         )
 

@@ -140,7 +140,7 @@ def test_pack_keeps_the_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     pack(paths, packed, family)
     monkeypatch.setattr("offline_meta_rl.behaviour.behaviour_file", lambda family: packed)
     behaviour = load_behaviour(family)
-    assert behaviour.stages == ["stage_0", "stage_1"]
+    assert behaviour.stages == ["stage_0", "expert"]
     actor = BehaviourActor(family.observation_size, 1, family.action_size, 16)
     actor.load_state_dict(torch.load(paths[1], weights_only=True)["state"])
     observation, parameters = torch.randn(2, 20), family.task_parameters(0)

@@ -105,13 +105,15 @@ class LocomotionFamily(TaskFamily):
     ) -> dict[str, Array]:
         """Return the summands of the reward, [N] each; control is minus the squared action.
 
-        Further terms have no weight in the reward; a behaviour agent may be penalised by them.
+        The other terms have no weight in the reward; they help to train behaviour agents.
         """
         velocity = (self.planar_position(qpos_after) - self.planar_position(qpos_before)) / dt
         return {
             "task": self.task_reward(velocity, parameters),
             "control": -np.square(action).sum(axis=1),
             "alive": np.ones(len(action)),
+            "velocity_x": velocity[:, 0],
+            "velocity_y": velocity[:, 1],
         }
 
     def reward(self, terms: dict[str, Array]) -> Array:
