@@ -1,11 +1,12 @@
 """Small datasets for tests."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tensordict import TensorDict
 
 from offline_meta_rl.storage import DatasetWriter
 
@@ -137,3 +138,16 @@ def make_dataset(
             "stages": {name: np.full(num_tasks, 5.0 * i) for i, name in enumerate(STAGES)},
         }
     )
+
+
+class Batches:
+    """A loader of given batches; Lightning would take a list for several loaders."""
+
+    def __init__(self, *batches: TensorDict) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[TensorDict]:
+        return iter(self.batches)

@@ -161,7 +161,9 @@ class MetaModule(lightning.LightningModule):
             scalars = pieces[len(leaves) :]
             metrics = {name: scalar[0] for name, scalar in zip(metrics, scalars, strict=True)}
         for parameter, gradient in zip(pytree.tree_leaves(parameters), leaves, strict=True):
-            parameter.grad = gradient
+            # Adam's fused kernel walks memory in order: a transposed gradient, which
+            # ``torch.autograd.grad`` may return, would silently move the wrong weights.
+            parameter.grad = gradient.contiguous()
         if self.clip_gradient_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters(), self.clip_gradient_norm)
         optimizer: Any = self.optimizers()

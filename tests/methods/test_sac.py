@@ -6,14 +6,17 @@ where it vanishes, are the same.
 """
 
 import math
+from pathlib import Path
 from typing import Any
 
+import lightning
 import pytest
 import torch
 from tensordict import TensorDict
 from torch import Tensor
 
 from offline_meta_rl.methods.sac import SAC
+from tests.helpers import Batches
 
 ROWS, DISCOUNT, TARGET_ENTROPY = 5, 0.9, -2.0
 TERMINATED, TRUNCATED = 1, 3  # rows whose episode ended there
@@ -165,3 +168,26 @@ def test_targets_follow_the_critics_slowly(noise: Tensor) -> None:
     now = critics(module, target=False)
     for target, before, critic in zip(critics(module, target=True), old, now, strict=True):
         torch.testing.assert_close(target, 0.9 * before + 0.1 * critic)
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+def test_an_update_moves_every_weight_as_plain_adam_would(noise: Tensor, tmp_path: Path) -> None:
+    """The whole path: losses, gradients, Lightning's optimizer step."""
+    module, batch = make(), transitions()
+    plain = make()
+    plain.load_state_dict(module.state_dict())
+    optimizer = torch.optim.Adam(plain.learned_parameters(), lr=plain.learning_rate, fused=False)
+    losses = plain.loss(batch)
+    sum(losses[f"loss_{name}"] for name in ("actor", "qvalue", "alpha")).backward()  # type: ignore[union-attr]
+    optimizer.step()
+    trainer = lightning.Trainer(
+        default_root_dir=tmp_path,
+        max_steps=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, train_dataloaders=Batches(batch[None]))
+    for (name, found), expected in zip(module.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found, expected, msg=lambda text, name=name: f"{name}: {text}")
