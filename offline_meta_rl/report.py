@@ -1,6 +1,9 @@
 """Turn result files into the tables and the picture of a results page.
 
-``python -m offline_meta_rl.report docs/results/macaw/*.json --picture docs/images/macaw.png``
+``python -m offline_meta_rl.report docs/results/macaw/ant_dir.json --picture docs/images/macaw.png``
+
+A file ``ant_dir_control.json`` beside ``ant_dir.json`` is taken for its control: the same weights,
+adapted on another task's context.
 """
 
 import argparse
@@ -12,6 +15,8 @@ from typing import Any
 Result = Mapping[str, Any]
 SUMMARY = "| run | outer steps | before | after | normalised before | normalised after | "
 SUMMARY += "best behaviour | random | outer steps/s | wall time, min |"
+CONTROL = "| run | own context | another task's context | normalised, own | normalised, another |"
+BEST = "| run | best evaluation at step | after | normalised after |"
 
 
 def summary_table(results: Mapping[str, Result]) -> str:
@@ -33,6 +38,30 @@ def summary_table(results: Mapping[str, Result]) -> str:
             f"{result['wall_time'] / 60:.0f}" if result.get("wall_time") else "-",
         ]
         lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def control_table(results: Mapping[str, Result], controls: Mapping[str, Result]) -> str:
+    """Return one Markdown row for each run with a control: own context against another task's."""
+    lines = [CONTROL, "|---" * (CONTROL.count("|") - 1) + "|"]
+    for name, control in controls.items():
+        own, other = (each["after_adaptation"] for each in (results[name], control))
+        lines.append(
+            f"| {name} | {own['return']:.1f} | {other['return']:.1f} "
+            f"| {own['normalised_return']:.2f} | {other['normalised_return']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def best_table(results: Mapping[str, Result]) -> str:
+    """Return one Markdown row for each run: the best of its evaluations."""
+    lines = [BEST, "|---" * (BEST.count("|") - 1) + "|"]
+    for name, result in results.items():
+        best = max(result["history"], key=lambda point: point["after_normalised_return"])
+        lines.append(
+            f"| {name} | {best['step']} | {best['after_return']:.1f} "
+            f"| {best['after_normalised_return']:.2f} |"
+        )
     return "\n".join(lines)
 
 
@@ -85,7 +114,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--picture", type=Path, help="PNG of the learning curves")
     options = parser.parse_args(arguments)
     results = {path.stem: json.loads(path.read_text()) for path in options.results}
+    files = {path.stem: path.with_name(f"{path.stem}_control.json") for path in options.results}
+    controls = {name: json.loads(p.read_text()) for name, p in files.items() if p.is_file()}
     print(summary_table(results))
+    print(f"\n{control_table(results, controls)}")
+    print(f"\n{best_table(results)}")
     for name, result in results.items():
         print(f"\n{name}\n\n{task_table(result)}")
     if options.picture:
