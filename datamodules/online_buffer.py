@@ -97,6 +97,11 @@ class OnlineBuffer(lightning.LightningDataModule):
                 "Set --trainer.devices=1."
             )
 
+    @property
+    def task_feature_size(self) -> int:
+        """F, how many numbers tell the agent its task."""
+        return int(self.task_features.shape[1])
+
     def reward(self, terms: TensorDict) -> torch.Tensor:
         """Return the reward the agent sees now for stored reward terms [...], float32."""
         if "control" not in terms.keys():

@@ -276,8 +276,9 @@ def _set_random_state(state: dict[str, Tensor]) -> None:
 def _check_sizes(module: MetaModule, datamodule: Any) -> None:
     dataset = getattr(datamodule, "dataset", None)
     data = getattr(dataset, "manifest", None) or getattr(datamodule, "family", None)
-    for name in ("observation_size", "action_size"):
-        own, found = module.hparams.get(name), getattr(data, name, None)
+    for name in ("observation_size", "action_size", "task_feature_size"):
+        own = module.hparams.get(name)
+        found = getattr(data, name, getattr(datamodule, name, None))
         if own is not None and found is not None and own != found:
             raise ValueError(
                 f"The module was built for {name} {own}, the data has {found}. "

@@ -160,8 +160,11 @@ def test_checkpoint_of_another_method_is_refused(
         tiny.fit(settings, tmp_path, "--ckpt_path", str(tmp_path / "other.ckpt"))
 
 
-@every_method
-@pytest.mark.parametrize("name", ["observation_size", "action_size"])
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [(method, name) for method in tiny.METHODS for name in ("observation_size", "action_size")]
+    + [("SAC", "task_feature_size")],
+)
 def test_sizes_that_do_not_fit_the_data_are_refused(
     method: str, name: str, data_path: Path, tmp_path: Path
 ) -> None:
