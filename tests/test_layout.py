@@ -22,6 +22,7 @@ LAYERS: list[set[str]] = [
     {
         "behaviour",
         "collect",
+        "data_tools",
         "describe_data",
         "evaluation",
         "pack_behaviour",
@@ -31,7 +32,7 @@ LAYERS: list[set[str]] = [
     },
     {"methods"},
     {"datamodules", "callbacks"},
-    {"cli", "__main__"},
+    {"cli", "entry", "__main__"},
 ]
 SIMULATORS = {"gymnasium", "mujoco", "metaworld"}
 WITHOUT_SIMULATOR = (
