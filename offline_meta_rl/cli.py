@@ -184,9 +184,7 @@ class CommandLine(LightningCLI):
 
 def raised_here(error: BaseException) -> bool:
     """Whether the error was raised by this project's code, so that its message says all."""
-    if isinstance(error, MisconfigurationException):
-        return True
-    return raised_in_project(error)
+    return isinstance(error, MisconfigurationException) or raised_in_project(error)
 
 
 def run(arguments: Sequence[str] | None = None) -> CommandLine:

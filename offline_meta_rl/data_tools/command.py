@@ -200,7 +200,9 @@ def _validate(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps([finding._asdict() for finding in findings], indent=1))
     elif findings:
-        table = Table(title=f"{escape(str(folder))}: {len(findings)} findings", title_justify="left")
+        table = Table(
+            title=f"{escape(str(folder))}: {len(findings)} findings", title_justify="left"
+        )
         for name in ("task", "array", "row", "what is wrong"):
             table.add_column(name, overflow="fold")
         for finding in findings:

@@ -154,7 +154,7 @@ def check_block(description: Description, task: int, block: TaskBlock, first_row
     Raises:
         ValueError: names the task, the array and the row that is not as it should be.
     """
-    shapes = {key: () for key in TRANSITION_KEYS} | {
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(TRANSITION_KEYS, ()) | {
         "observation": tuple(description.observation_space["shape"]),
         "action": tuple(description.action_space["shape"]),
         "next_observation": tuple(description.observation_space["shape"]),

@@ -139,9 +139,7 @@ def _sizes(file: Path) -> tuple[int, int]:
     return int(np.prod(rows.shapes["obs"][1:])), int(np.prod(rows.shapes["actions"][1:]))
 
 
-def _stored_episodes(
-    rows: RowFile, discount: float
-) -> Iterator[tuple[Rows, NDArray[np.bool_]]]:
+def _stored_episodes(rows: RowFile, discount: float) -> Iterator[tuple[Rows, NDArray[np.bool_]]]:
     """Yield rows as stored, and whether the next stored row belongs to another episode."""
     held: Rows | None = None
     for chunk in rows.chunks(KEYS):

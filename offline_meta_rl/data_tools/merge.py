@@ -90,9 +90,7 @@ def selected(
         **{name: getattr(manifest, name) for name in SHARED},
         task_parameters=[manifest.task_parameters[index] for index in tasks],
         splits={
-            name: {
-                part: [tasks.index(t) for t in split[part] if t in tasks] for part in split
-            }
+            name: {part: [tasks.index(t) for t in split[part] if t in tasks] for part in split}
             for name, split in manifest.splits.items()
         },
         stages=[manifest.stages[index] for index in stages],
@@ -130,7 +128,9 @@ def chosen_episodes(
     if stages is not None:
         unknown_stages = sorted(set(stages) - set(manifest.stages))
         if unknown_stages:
-            raise ValueError(f"Unknown stages {unknown_stages}: expected some of {manifest.stages}.")
+            raise ValueError(
+                f"Unknown stages {unknown_stages}: expected some of {manifest.stages}."
+            )
         keep &= np.isin(stage, [manifest.stages.index(name) for name in stages])
     if fraction is not None:
         if not 0.0 < fraction < 1.0:
@@ -153,7 +153,9 @@ def _merged_splits(
     datasets: Sequence[TaskDataset], places: list[list[int]]
 ) -> dict[str, dict[str, list[int]]]:
     """Return the splits that every dataset has, of the new task numbers."""
-    names = [n for n in datasets[0].manifest.splits if all(n in d.manifest.splits for d in datasets)]
+    names = [
+        n for n in datasets[0].manifest.splits if all(n in d.manifest.splits for d in datasets)
+    ]
     result = {}
     for name in names:
         roles: dict[int, tuple[bool, bool]] = {}

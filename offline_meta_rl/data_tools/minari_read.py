@@ -53,7 +53,9 @@ class MinariFolder(TaskSource):
             self.description = _own_description(own, folder, len(tasks))
         else:
             self.description = self._describe(settings, folder)
-        data = [f for path in self._folders.values() for f in sorted(path.rglob("*")) if f.is_file()]
+        data = [
+            f for path in self._folders.values() for f in sorted(path.rglob("*")) if f.is_file()
+        ]
         self.origin = {"from": "minari", "files": fingerprint(folder, data)}
 
     def blocks(self, task: int) -> Iterator[TaskBlock]:
@@ -106,7 +108,8 @@ class MinariFolder(TaskSource):
             if found[key].dtype.kind not in kinds:
                 raise ValueError(
                     f"{where}: episode {index}: {key}: expected "
-                    f"{'bool' if kinds == 'b' else 'numbers'}, found {found[key].dtype}. Convert it."
+                    f"{'bool' if kinds == 'b' else 'numbers'}, found {found[key].dtype}. "
+                    "Convert it."
                 )
         truncated = np.array(found["truncations"])
         truncated[-1] |= not found["terminations"][-1]
@@ -127,7 +130,7 @@ class MinariFolder(TaskSource):
         return dict(zip(TRANSITION_KEYS, values, strict=True)), self.description.stages.index(name)
 
     def _describe(self, settings: Mapping[str, Any], folder: Path) -> Description:
-        spaces = {}
+        spaces: dict[str, dict[str, Any]] = {}
         for task, storage in self._storages.items():
             found = {
                 "observation_space": _box(storage.observation_space, self._folders[task]),
@@ -139,7 +142,7 @@ class MinariFolder(TaskSource):
                     f"found {found}. All tasks share their spaces."
                 )
             spaces = found
-        return describe(settings, where=folder, num_tasks=len(self._storages), **spaces)
+        return describe(settings, where=folder, num_tasks=len(self._storages), **spaces)  # type: ignore[arg-type]
 
 
 def _box(space: Any, where: Path) -> dict[str, Any]:

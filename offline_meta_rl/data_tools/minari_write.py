@@ -41,7 +41,7 @@ def write_minari(source: TaskSource, target: str | Path) -> Path:
         OSError: the disk is full; finished tasks are kept.
     """
     minari = require("minari")
-    path = local_target(target)
+    path = local_target(target).absolute()  # Minari misreads relative ones
     partial = Path(f"{path}.partial")
     namespace = re.sub(r"[^-\w]", "_", source.description.family)
     with path_lock(path):
@@ -68,9 +68,7 @@ def write_minari(source: TaskSource, target: str | Path) -> Path:
     return path
 
 
-def _write_task(
-    source: TaskSource, task: int, dataset_id: str, folder: Path, minari: Any
-) -> None:
+def _write_task(source: TaskSource, task: int, dataset_id: str, folder: Path, minari: Any) -> None:
     """Write one Minari dataset, then force it to the disk."""
     storage_class = require("minari.dataset.minari_storage").MinariStorage
     about = source.description

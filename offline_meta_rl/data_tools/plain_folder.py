@@ -39,18 +39,15 @@ class PlainFolder(TaskSource):
         names = sorted(file.name for file in folder.iterdir() if file.suffix in SUFFIXES)
         tasks = number_tasks(names, [_task_of(folder / name) for name in names], folder)
         self._files = {task: folder / name for task, name in tasks.items()}
-        observation, action = None, None
-        for file in self._files.values():
-            rows = _open(file)
-            found = (_space(rows, "observation"), _space(rows, "action"))
-            rows.close()
-            if observation is not None and found != (observation, action):
+        spaces = {file: _spaces(file) for file in self._files.values()}
+        observation, action = spaces[self._files[0]]
+        for file, found in spaces.items():
+            if found != (observation, action):
                 raise ValueError(
-                    f"{file}: expected observations and actions as in the other tasks, "
-                    f"{observation['shape']} and {action['shape']}; found {found[0]['shape']} and "
-                    f"{found[1]['shape']}. All tasks share their spaces."
+                    f"{file}: expected observations and actions as in the first task, "
+                    f"{observation} and {action}; found {found[0]} and {found[1]}. All tasks share "
+                    "their spaces."
                 )
-            observation, action = found
         self.description = describe(
             settings,
             where=folder,
@@ -103,6 +100,12 @@ def _open(file: Path) -> RowFile:
     return rows
 
 
+def _spaces(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    rows = _open(file)
+    rows.close()
+    return _space(rows, "observation"), _space(rows, "action")
+
+
 def _space(rows: RowFile, key: str) -> dict[str, Any]:
     dtype = rows.dtypes[key]
     limit = 1.0 if key == "action" else None
@@ -110,9 +113,7 @@ def _space(rows: RowFile, key: str) -> dict[str, Any]:
     return box(list(rows.shapes[key][1:]), name, None if limit is None else -limit, limit)
 
 
-def _check_stages(
-    stage: NDArray[Any] | None, episodes: int, file: Path, *, finished: bool
-) -> None:
+def _check_stages(stage: NDArray[Any] | None, episodes: int, file: Path, *, finished: bool) -> None:
     if stage is None or len(stage) == episodes or (len(stage) > episodes and not finished):
         return
     raise ValueError(

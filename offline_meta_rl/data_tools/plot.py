@@ -26,10 +26,14 @@ def plot(dataset: TaskDataset, path: str | Path) -> None:
 
     episodes = episode_statistics(dataset)
     figure = Figure(figsize=(15.0, 4.8), layout="constrained")
-    figure.suptitle(f"{dataset.manifest.family}: {len(episodes.task)} episodes, {len(dataset)} rows")
+    figure.suptitle(
+        f"{dataset.manifest.family}: {len(episodes.task)} episodes, {len(dataset)} rows"
+    )
     histogram, curves, visits = figure.subplots(1, 3)
     _draw_histogram(figure, histogram, episodes, dataset.manifest.num_tasks)
     _draw_curves(curves, episodes, dataset.manifest.stages)
+    for axis in (histogram.yaxis, curves.xaxis, visits.xaxis, visits.yaxis):
+        axis.get_major_locator().set_params(integer=True)
     image = visits.imshow(overlap(dataset), vmin=0.0, vmax=1.0, cmap="viridis")
     visits.set(title="overlap of visited states", xlabel="task", ylabel="task")
     figure.colorbar(image, ax=visits, shrink=0.8)
@@ -58,9 +62,9 @@ def overlap(dataset: TaskDataset, seed: int = 0) -> NDArray[np.float64]:
     every = np.concatenate(samples)
     centre, spread = every.mean(0), every.std(0)
     spread[spread == 0.0] = 1.0
-    _, directions = np.linalg.eigh(np.cov(((every - centre) / spread).T, ddof=0).reshape(
-        every.shape[1], every.shape[1]
-    ))
+    _, directions = np.linalg.eigh(
+        np.cov(((every - centre) / spread).T, ddof=0).reshape(every.shape[1], every.shape[1])
+    )
     points = [(part - centre) / spread @ directions[:, -2:] for part in samples]
     low, high = (np.quantile(np.concatenate(points), q, axis=0) for q in (0.005, 0.995))
     cell = np.where(high > low, (high - low) / CELLS, 1.0)

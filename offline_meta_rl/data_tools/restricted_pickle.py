@@ -23,7 +23,7 @@ class _Type:
 
     def __init__(self, name: Any, *flags: Any) -> None:
         self.name = name if isinstance(name, str) else name.decode("ascii")
-        self.order = "|"
+        self.order: Any = "|"
 
     def __setstate__(self, state: Any) -> None:
         self.order = state[1]
@@ -42,7 +42,7 @@ class _Array:
     def __init__(self) -> None:
         self.shape: tuple[int, ...] = ()
         self.type = _Type("f8")
-        self.content: bytes = b""
+        self.content: Any = b""
         self.order = "C"
 
     def __setstate__(self, state: Any) -> None:
@@ -92,7 +92,7 @@ class _Unpickler(pickle.Unpickler):
         """Return a stand-in, or refuse."""
         core = module in ("numpy.core.multiarray", "numpy._core.multiarray")
         if core and name == "_reconstruct":
-            return lambda kind, shape, code: _Array()
+            return _empty
         if core and name == "scalar":
             return lambda kind, content=b"\0" * 8: _filled(_bytes(content), kind, (), "C")[()]
         if module in ("numpy.core.numeric", "numpy._core.numeric") and name == "_frombuffer":
@@ -104,6 +104,11 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("_codecs", "encode"):
             return _bytes
         raise pickle.UnpicklingError(f"{module}.{name}")
+
+
+def _empty(*_: Any) -> _Array:
+    """Return an array to be filled, whatever shape it is said to have."""
+    return _Array()
 
 
 def _bytes(text: Any, encoding: str = "latin1") -> bytes:

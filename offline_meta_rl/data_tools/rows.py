@@ -147,7 +147,7 @@ class Hdf5Rows(RowFile):
     def _reader(self, key: str, stack: contextlib.ExitStack) -> Any:
         array = self._open[key]
         if not array.shape:
-            return lambda start, count: np.atleast_1d(array[()])
+            return lambda *_: np.atleast_1d(array[()])
         return lambda start, count: array[start : start + count]
 
 

@@ -75,9 +75,6 @@ class TaskSource(ABC):
             ValueError: names the file, the array and the row that is not as it should be.
         """
 
-    def close(self) -> None:
-        """Release open files."""
-
 
 def write_dataset(source: TaskSource, target: str | Path, *, label: str) -> Path:
     """Write a dataset from a source; go on where an interrupted call stopped.

@@ -66,7 +66,9 @@ def validate(path: Path) -> list[Finding]:
                 arrays[name] = array.values
         if set(arrays) != set(manifest.arrays):
             return findings
-        broken = list(episode_findings(manifest, {k: arrays[f"episodes/{k}"] for k in EPISODE_KEYS}))
+        broken = list(
+            episode_findings(manifest, {k: arrays[f"episodes/{k}"] for k in EPISODE_KEYS})
+        )
         findings += broken
         if not broken:
             dataset = TaskDataset(path, manifest)
