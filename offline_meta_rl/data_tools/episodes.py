@@ -72,6 +72,5 @@ def broken_rows(
     observation: NDArray, next_observation: NDArray, end: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
     """Return the rows whose next observation is not the observation of the row that follows."""
-    following = observation[1:].reshape(len(observation) - 1, -1)
-    said = next_observation[:-1].reshape(len(observation) - 1, -1)
-    return np.flatnonzero((said != following).any(axis=1) & ~end[:-1])
+    differ = next_observation[:-1] != observation[1:]
+    return np.flatnonzero(differ.any(axis=tuple(range(1, differ.ndim))) & ~end[:-1])
