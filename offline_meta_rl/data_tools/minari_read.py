@@ -1,5 +1,6 @@
 """Reading Minari datasets, one for each task, whoever wrote them."""
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -66,8 +67,12 @@ class MinariFolder(TaskSource):
         stages: list[int] = []
         size = 0
         limit = rows_per_block(1)
-        for index in range(storage.total_episodes):
-            episode, stage = self._episode(storage, index, where)
+        every = range(storage.total_episodes)
+        found, about = storage.get_episodes(every), storage.get_episode_metadata(every)
+        for index in every:
+            with _explained(where, f"episode {index}: "):
+                columns, metadata = next(found), next(about)
+            episode, stage = self._episode(columns, metadata, index, where)
             pending.append(episode)
             stages.append(stage)
             size += sum(array.nbytes for array in episode.values())
@@ -80,21 +85,16 @@ class MinariFolder(TaskSource):
     def _read(self, path: Path) -> Any:
         """Open one dataset without reading its episodes."""
         storage_class = require("minari.dataset.minari_storage").MinariStorage
-        try:
+        with _explained(path):
             storage = storage_class.read(path)
-        except UNREADABLE as error:
-            raise ValueError(_unreadable(path, error)) from error
         if not storage.total_episodes:
             raise ValueError(f"{path}: expected episodes, found an empty task. Remove it.")
         return storage
 
-    def _episode(self, storage: Any, index: int, where: Path) -> tuple[dict[str, Any], int]:
+    def _episode(
+        self, found: dict[str, Any], about: dict[str, Any], index: int, where: Path
+    ) -> tuple[dict[str, Any], int]:
         """Return the transitions of one episode and its stage."""
-        try:
-            (found,) = storage.get_episodes([index])
-            (about,) = storage.get_episode_metadata([index])
-        except UNREADABLE as error:
-            raise ValueError(_unreadable(where, error, f"episode {index}: ")) from error
         observations, steps = found["observations"], len(found["rewards"])
         keys = ("actions", "rewards", "terminations", "truncations")
         lengths = {key: len(found[key]) for key in keys}
@@ -208,8 +208,14 @@ def _join(episodes: list[dict[str, Any]], stages: list[int]) -> TaskBlock:
     return TaskBlock(columns, stages, [len(episode["reward"]) for episode in episodes])
 
 
-def _unreadable(where: Path, error: BaseException, part: str = "") -> str:
-    return (
-        f"{where}: {part}expected a whole Minari dataset, found one that cannot be read "
-        f"({type(error).__name__}: {error}). It is cut short or a key is missing; copy it again."
-    )
+@contextlib.contextmanager
+def _explained(where: Path, part: str = "") -> Iterator[None]:
+    """Say which dataset cannot be read."""
+    try:
+        yield
+    except UNREADABLE as error:
+        raise ValueError(
+            f"{where}: {part}expected a whole Minari dataset, found one that cannot be read "
+            f"({type(error).__name__}: {error}). It is cut short or a key is missing; copy it "
+            "again."
+        ) from error

@@ -23,6 +23,9 @@ from offline_meta_rl.data_tools.minari_read import METADATA_KEY
 from offline_meta_rl.data_tools.progress import progress_bar
 from offline_meta_rl.data_tools.source import TaskSource, local_target
 from offline_meta_rl.manifest import TRANSITION_KEYS
+from offline_meta_rl.storage import TaskBlock
+
+EPISODE_BYTES = 2**15  # that HDF5 needs for an episode beside its numbers, at most
 
 
 def write_minari(source: TaskSource, target: str | Path) -> Path:
@@ -92,7 +95,7 @@ def _write_task(source: TaskSource, task: int, dataset_id: str, folder: Path, mi
         }
     )
     stages: list[dict[str, str]] = []
-    storage.update_episodes(_buffers(source, task, stages))
+    storage.update_episodes(_buffers(source, task, folder, stages))
     storage.update_episode_metadata(stages)
     for file in folder.rglob("*"):
         if file.is_file():
@@ -100,10 +103,30 @@ def _write_task(source: TaskSource, task: int, dataset_id: str, folder: Path, mi
                 os.fsync(stream.fileno())
 
 
-def _buffers(source: TaskSource, task: int, stages: list[dict[str, str]]) -> Iterator[Any]:
+def _check_room(folder: Path, block: TaskBlock) -> None:
+    """Check that a block fits on the disk: HDF5 crashes when it does not.
+
+    Raises:
+        OSError: it does not.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return  # as on macOS
+    size = sum(np.asarray(array).nbytes for array in block.transitions.values())
+    reserve = folder / "reserve"
+    try:
+        with open(reserve, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, 2 * size + EPISODE_BYTES * len(block.length))
+    finally:
+        reserve.unlink(missing_ok=True)
+
+
+def _buffers(
+    source: TaskSource, task: int, folder: Path, stages: list[dict[str, str]]
+) -> Iterator[Any]:
     """Yield Minari's episodes, noting the stage of each."""
     episode_class = require("minari.data_collector.episode_buffer").EpisodeBuffer
     for block in source.blocks(task):
+        _check_room(folder, block)
         arrays = {key: np.asarray(block.transitions[key]) for key in TRANSITION_KEYS}
         stop = np.cumsum(block.length)
         end = np.zeros(int(stop[-1]), dtype=bool)

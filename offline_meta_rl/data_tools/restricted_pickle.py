@@ -18,6 +18,10 @@ MOST_VALUES = 10**6
 _PLAIN = (int, float, bool, str, bytes, type(None))
 
 
+class _Refused(Exception):
+    """A pickle holds something that is not plain."""
+
+
 class _Type:
     """Stands for a numpy dtype while a pickle is read."""
 
@@ -32,7 +36,7 @@ class _Type:
         """Return the dtype; plain numbers only."""
         dtype = np.dtype(self.name)
         if dtype.kind not in "biufc" or self.order not in ("<", ">", "|", "="):
-            raise pickle.UnpicklingError(f"array of {self.name!r}")
+            raise _Refused(f"array of {self.name!r}")
         return dtype if self.order == "|" else dtype.newbyteorder(self.order)
 
 
@@ -55,7 +59,7 @@ class _Array:
         if isinstance(content, str):
             content = content.encode("latin1")  # as Python 2 stored bytes
         if not isinstance(content, bytes | bytearray | memoryview):
-            raise pickle.UnpicklingError("array of objects")
+            raise _Refused("array of objects")
         return _filled(content, self.type, self.shape, self.order)
 
 
@@ -73,7 +77,7 @@ def load_plain(file: Path) -> Any:
     try:
         with open(file, "rb") as stream:
             return _plain(_Unpickler(stream, encoding="latin1").load(), itertools.count())
-    except pickle.UnpicklingError as error:
+    except _Refused as error:
         raise ValueError(
             f"{file}: expected numbers, strings, lists, dicts and numpy arrays, found {error}. It "
             "was not read, because a pickle can run code: write the values in a description file."
@@ -103,7 +107,7 @@ class _Unpickler(pickle.Unpickler):
             return lambda *arguments: _Type(*arguments)
         if (module, name) == ("_codecs", "encode"):
             return _bytes
-        raise pickle.UnpicklingError(f"{module}.{name}")
+        raise _Refused(f"{module}.{name}")
 
 
 def _empty(*_: Any) -> _Array:
@@ -114,7 +118,7 @@ def _empty(*_: Any) -> _Array:
 def _bytes(text: Any, encoding: str = "latin1") -> bytes:
     """Return bytes that a pickle holds as text."""
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"text as {encoding!r}")
+        raise _Refused(f"text as {encoding!r}")
     return text if isinstance(text, bytes) else str(text).encode("latin1")
 
 
@@ -127,7 +131,7 @@ def _filled(content: Any, kind: _Type, shape: Any, order: str) -> Any:
 def _plain(value: Any, visited: Iterator[int]) -> Any:
     """Replace stand-ins; refuse what is not plain, and a few bytes that unfold without end."""
     if next(visited) > MOST_VALUES:
-        raise pickle.UnpicklingError(f"more than {MOST_VALUES} values")
+        raise _Refused(f"more than {MOST_VALUES} values")
     if isinstance(value, _Array):
         return value.numpy()
     if isinstance(value, list):
@@ -138,4 +142,4 @@ def _plain(value: Any, visited: Iterator[int]) -> Any:
         return {_plain(key, visited): _plain(part, visited) for key, part in value.items()}
     if isinstance(value, np.ndarray | np.generic) or type(value) in _PLAIN:
         return value
-    raise pickle.UnpicklingError(f"{type(value).__name__}")
+    raise _Refused(f"{type(value).__name__}")
