@@ -166,6 +166,6 @@ def test_constraints_pin_every_dependency_once() -> None:
     declared = re.findall(
         r'"([A-Za-z0-9_-]+)(?:\[[a-z]+\])?>=', (ROOT / "pyproject.toml").read_text()
     )
-    optional = {"metaworld", "h5py", "minari"}
+    optional = {"metaworld"}
     missing = {re.sub("_", "-", name).lower() for name in declared} - optional - set(names)
     assert not missing

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 LARGEST_FILE = 16 * 2**20
-MOST_VALUES = 10**6
+MOST_VALUES = 10**5
 _PLAIN = (int, float, bool, str, bytes, type(None))
 
 

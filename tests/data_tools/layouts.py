@@ -41,27 +41,27 @@ def write_macaw(folder: Path, name: str = "cheetah_vel", observation_size: int =
     for task, lengths in enumerate(LENGTHS):
         columns = make_episodes(lengths, HORIZON, observation_size, 6, seed=task)
         mc_returns = returns_to_go(columns["reward"], lengths)
-        rows: list[tuple[Any, ...]] = []
+        stored: list[list[Any]] = [[] for _ in range(8)]
         stop = 0
         for length in lengths:
             start, stop = stop, stop + length
             for row in reversed(range(start, stop)):
-                rows.append(
-                    (
-                        columns["observation"][row],
-                        columns["action"][row],
-                        [columns["reward"][row]],
-                        [mc_returns[row]],
-                        [columns["terminated"][row]],
-                        columns["next_observation"][stop - 1],
-                        [DISCOUNT ** (stop - row)],
-                        columns["next_observation"][row],
-                    )
+                values = (
+                    columns["observation"][row],
+                    columns["action"][row],
+                    [columns["reward"][row]],
+                    [mc_returns[row]],
+                    [columns["terminated"][row]],
+                    columns["next_observation"][stop - 1],
+                    [DISCOUNT ** (stop - row)],
+                    columns["next_observation"][row],
                 )
+                for column, value in zip(stored, values, strict=True):
+                    column.append(value)
         keys = ("obs", "actions", "rewards", "mc_rewards", "terminals")
         keys += ("terminal_obs", "terminal_discounts", "next_obs")
         with h5py.File(folder / f"buffers_{name}_train_{task}_sub_task_0.hdf5", "w") as file:
-            for key, values in zip(keys, zip(*rows, strict=True), strict=True):
+            for key, values in zip(keys, stored, strict=True):
                 dtype = bool if key == "terminals" else np.float32
                 file.create_dataset(key, data=np.asarray(values, dtype=dtype), compression="lzf")
             file.create_dataset("discount_factor", data=np.float32(DISCOUNT))

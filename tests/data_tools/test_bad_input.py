@@ -247,7 +247,7 @@ def test_plain_pickles_are_read(tmp_path: Path, protocol: int) -> None:
 )
 def test_other_pickles_are_refused(tmp_path: Path, value: Any) -> None:
     (tmp_path / "task.pkl").write_bytes(pickle.dumps([value]))
-    with pytest.raises(ValueError, match="expected numbers, strings, lists.*It was not read"):
+    with pytest.raises(ValueError, match=r"expected numbers, strings, lists.*It was not read"):
         load_plain(tmp_path / "task.pkl")
 
 
@@ -256,7 +256,7 @@ def test_pickle_that_unfolds_without_end(tmp_path: Path) -> None:
     for _ in range(40):
         value = [value, value]
     (tmp_path / "task.pkl").write_bytes(pickle.dumps(value))
-    with pytest.raises(ValueError, match="more than 1000000 values"):
+    with pytest.raises(ValueError, match="more than 100000 values"):
         load_plain(tmp_path / "task.pkl")
 
 

@@ -168,7 +168,7 @@ def test_dataset_of_another_version(uploaded: TaskDataset) -> None:
 
 
 def test_unknown_protocol() -> None:
-    with pytest.raises(ValueError, match="expected a URL that fsspec knows.*found Protocol"):
+    with pytest.raises(ValueError, match=r"expected a URL that fsspec knows.*found Protocol"):
         local_dataset("nothing://bucket/dataset")
 
 
@@ -183,5 +183,5 @@ def test_without_a_connection_the_copy_is_used(
     monkeypatch.setattr(type(fsspec.filesystem("memory")), "open", unreachable)
     assert local_dataset(URL) == copy
     assert "using the copy made before" in caplog.text
-    with pytest.raises(ConnectionError, match="cannot be read .TimeoutError: no answer"):
+    with pytest.raises(ConnectionError, match=r"cannot be read .TimeoutError: no answer"):
         local_dataset("memory://bucket/other")
