@@ -15,7 +15,7 @@ from offline_meta_rl.messages import DEBUG_VARIABLE, raised_in_project
 
 FORMATS = ("native", "minari", "macaw", "folder")
 DATASET = "a dataset: its folder, or a URL that fsspec knows (s3://, https://, ...)"
-WIDTH = 140  # of tables that go into a file or a pipe
+WIDTH = 180  # of tables that go into a file or a pipe
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

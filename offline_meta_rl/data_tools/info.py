@@ -116,9 +116,9 @@ def _overview(info: dict[str, Any]) -> Table:
 def _tasks(info: dict[str, Any]) -> Table:
     table = Table(title="Tasks", title_justify="left")
     table.add_column("task", justify="right")
-    table.add_column("parameters")
+    table.add_column("parameters", no_wrap=True)
     for name in ("episodes", "transitions", "steps", "return"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     references = sorted({name for task in info["tasks"] for name in task["references"]})
     stages = list(info["stages"]) if len(info["stages"]) > 1 else []
     for name in (*stages, *references):
@@ -133,7 +133,7 @@ def _tasks(info: dict[str, Any]) -> Table:
             _numbers(task["parameters"]),
             str(task["episodes"]),
             str(task["transitions"]),
-            f"{task['length']['min']:.0f} to {task['length']['max']:.0f}",
+            _range(task["length"]),
             _spread(task["return"]),
             *of_stage,
             *(f"{task['references'][name]:.1f}" for name in references),
@@ -143,6 +143,11 @@ def _tasks(info: dict[str, Any]) -> Table:
 
 def _spread(values: dict[str, float]) -> str:
     return f"{values['mean']:.1f} ± {values['std']:.1f}"
+
+
+def _range(values: dict[str, float]) -> str:
+    low, high = f"{values['min']:.0f}", f"{values['max']:.0f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _numbers(values: list[float]) -> str:

@@ -104,6 +104,7 @@ def _draw_curves(axes: Any, episodes: Episodes, stages: list[str]) -> None:
     width = max(1, len(mean) // 50)
     kernel = np.ones(width)
     smooth = np.convolve(mean * counts, kernel, "same") / np.convolve(counts, kernel, "same")
-    axes.plot(smooth, color="black", linewidth=1.5, label="mean over tasks")
+    shared = np.flatnonzero(2 * counts >= counts[0])  # where most tasks have an episode
+    axes.plot(shared, smooth[shared], color="black", linewidth=1.5, label="mean over tasks")
     axes.set(title="behaviour", xlabel="episode, in order of collection", ylabel="return")
     axes.legend(fontsize="small", markerscale=2)

@@ -1,11 +1,10 @@
 """Returns to go from rewards and ends alone, step by step: a check of what others computed."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 TOLERANCE = 1e-3
+ROWS = 2**16  # summed at a time
 
 
 def backward_returns(
@@ -18,13 +17,17 @@ def backward_returns(
         end: [N], the last row of every episode; R starts again from 0 there.
         discount: per step.
     """
-    result: list[float] = []
+    result = np.empty(len(reward))
     carry = 0.0
-    rewards: Sequence[float] = reward.astype(np.float64).tolist()
-    for value, last in zip(reversed(rewards), reversed(end.tolist()), strict=True):
-        carry = value if last else value + discount * carry
-        result.append(carry)
-    return np.asarray(result[::-1], dtype=np.float64)
+    for stop in range(len(reward), 0, -ROWS):
+        start = max(0, stop - ROWS)
+        values: list[float] = reward[start:stop].astype(np.float64).tolist()
+        last = end[start:stop].tolist()
+        for row in reversed(range(len(values))):
+            carry = values[row] if last[row] else values[row] + discount * carry
+            values[row] = carry
+        result[start:stop] = values
+    return result
 
 
 def disagreement(found: NDArray[np.floating], expected: NDArray[np.float64]) -> NDArray[np.int64]:
