@@ -1,5 +1,6 @@
 """Conversions: what comes out is what went in, whatever the layout."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from offline_meta_rl.data import TaskDataset
 from offline_meta_rl.data_tools import source
 from offline_meta_rl.data_tools.command import main
 from offline_meta_rl.data_tools.validate import validate
+from offline_meta_rl.envs.locomotion import WalkerParams
 from tests.data_tools import layouts
 from tests.helpers import make_dataset
 
@@ -99,6 +101,38 @@ def test_macaw(tmp_path: Path) -> None:
     forward = np.concatenate([part[::-1] for part in np.split(stored, np.cumsum([20, 7, 20, 1]))])
     found = dataset.returns_to_go(layouts.DISCOUNT)[: len(forward)]
     np.testing.assert_allclose(found, forward, rtol=1e-5, atol=1e-5)
+
+
+def test_macaw_without_a_discount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layouts, "DISCOUNT", 1.0)
+    layouts.write_macaw(tmp_path / "macaw")
+    main(["convert", str(tmp_path / "macaw"), str(tmp_path / "native"), "--task-seed", "0"])
+    dataset = TaskDataset.open(tmp_path / "native")
+    assert dataset.episodes["length"].tolist() == [*layouts.LENGTHS[0], *layouts.LENGTHS[1]]
+    assert validate(tmp_path / "native") == []
+
+
+@pytest.mark.mujoco
+def test_macaw_walkers_are_the_same_bodies(tmp_path: Path) -> None:
+    layouts.write_macaw(tmp_path / "macaw", "walker_param", 17)
+    family = WalkerParams()
+    bodies = [family.model(parameters) for parameters in family.task_parameters(3)[:2]]
+    files = [tmp_path / "macaw" / f"env_walker_param_train_task{task}.pkl" for task in range(2)]
+    for body, file in zip(bodies, files, strict=True):
+        values = {name: getattr(body, name).copy() for name, _ in family.scaled_arrays}
+        file.write_bytes(pickle.dumps([values]))
+    command = ["convert", str(tmp_path / "macaw"), str(tmp_path / "native")]
+    main([*command, "--task-pickles", str(tmp_path / "macaw")])
+    manifest = TaskDataset.open(tmp_path / "native").manifest
+    assert manifest.family == "walker_params"
+    for body, parameters in zip(bodies, manifest.task_parameters, strict=True):
+        found = family.model(np.asarray(parameters))
+        for name, _ in family.scaled_arrays:
+            np.testing.assert_allclose(getattr(found, name), getattr(body, name), rtol=1e-12)
+    values["body_mass"] = values["body_mass"] * 20.0
+    files[1].write_bytes(pickle.dumps([values]))
+    with pytest.raises(SystemExit, match=r"body_mass: expected \d+ values between .*other"):
+        main([*command[:2], str(tmp_path / "other"), "--task-pickles", str(tmp_path / "macaw")])
 
 
 def test_macaw_stride_keeps_whole_episodes(tmp_path: Path) -> None:
