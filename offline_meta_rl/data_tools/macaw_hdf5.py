@@ -6,6 +6,7 @@ a row to its end are stored with each row. Only a fall sets ``terminals``: where
 otherwise is seen from the discounts, which shrink by one factor per row and start anew.
 """
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -103,40 +104,43 @@ class MacawFolder(TaskSource):
     def blocks(self, task: int) -> Iterator[TaskBlock]:
         """Yield the episodes of one file in time order, every k-th of them."""
         file = self._files[task]
-        rows = _open(file)
-        discount = float(rows.values("discount_factor")[0])
-        episodes = read = 0
-        chunks = _stored_episodes(rows, discount)
-        horizon = self.description.horizon
-        for block, length in whole_episodes(chunks, where=str(file), horizon=horizon):
-            transitions = _forwards(block, length, discount, f"{file}", read)
-            read += int(length.sum())
-            kept = (np.arange(episodes, episodes + len(length)) % self._stride) == 0
-            episodes += len(length)
-            if kept.any():
-                chosen = np.repeat(kept, length)
-                yield TaskBlock(
-                    {key: array[chosen] for key, array in transitions.items()},
-                    np.zeros(int(kept.sum()), dtype=np.int64),
-                    length[kept],
-                )
+        with _open(file) as rows:
+            discount = float(rows.values("discount_factor")[0])
+            episodes = read = 0
+            chunks = _stored_episodes(rows, discount)
+            horizon = self.description.horizon
+            for block, length in whole_episodes(chunks, where=str(file), horizon=horizon):
+                transitions = _forwards(block, length, discount, f"{file}", read)
+                read += int(length.sum())
+                kept = (np.arange(episodes, episodes + len(length)) % self._stride) == 0
+                episodes += len(length)
+                if kept.any():
+                    chosen = np.repeat(kept, length)
+                    yield TaskBlock(
+                        {key: array[chosen] for key, array in transitions.items()},
+                        np.zeros(int(kept.sum()), dtype=np.int64),
+                        length[kept],
+                    )
+
+
+@contextlib.contextmanager
+def _open(file: Path) -> Iterator[RowFile]:
+    """Open a file; check names, types and lengths before anything is read."""
+    rows = RowFile.open(file)
+    try:
+        rows.expect((*KEYS, "discount_factor"))
+        for key in NUMBERS:
+            rows.expect_kind(key, "f", "floating-point numbers")
+        rows.expect_kind("terminals", "b", "bool")
+        rows.expect_rows(KEYS)
+        yield rows
+    finally:
         rows.close()
 
 
-def _open(file: Path) -> RowFile:
-    rows = RowFile.open(file)
-    rows.expect((*KEYS, "discount_factor"))
-    for key in NUMBERS:
-        rows.expect_kind(key, "f", "floating-point numbers")
-    rows.expect_kind("terminals", "b", "bool")
-    rows.expect_rows(KEYS)
-    return rows
-
-
 def _sizes(file: Path) -> tuple[int, int]:
-    rows = _open(file)
-    rows.close()
-    return int(np.prod(rows.shapes["obs"][1:])), int(np.prod(rows.shapes["actions"][1:]))
+    with _open(file) as rows:
+        return int(np.prod(rows.shapes["obs"][1:])), int(np.prod(rows.shapes["actions"][1:]))
 
 
 def _stored_episodes(rows: RowFile, discount: float) -> Iterator[tuple[Rows, NDArray[np.bool_]]]:

@@ -4,6 +4,7 @@ The last number in a file's name is its task. Arrays are named as ours are; ``le
 say where episodes end and which behaviour they come from, and may be left out.
 """
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -60,19 +61,19 @@ class PlainFolder(TaskSource):
     def blocks(self, task: int) -> Iterator[TaskBlock]:
         """Yield the episodes of one file."""
         file = self._files[task]
-        rows = _open(file)
-        ends = _ends(rows) if "length" in rows.shapes else None
-        stage = rows.values("stage") if "stage" in rows.shapes else None
-        done = 0
-        horizon = self.description.horizon
-        for block, length in whole_episodes(_chunks(rows, ends), where=str(file), horizon=horizon):
-            count = len(length)
-            _check_stages(stage, done + count, file, finished=False)
-            chosen = np.zeros(count) if stage is None else stage[done : done + count]
-            yield TaskBlock(block, chosen.astype(np.int64), length)
-            done += count
-        _check_stages(stage, done, file, finished=True)
-        rows.close()
+        with _open(file) as rows:
+            ends = _ends(rows) if "length" in rows.shapes else None
+            stage = rows.values("stage") if "stage" in rows.shapes else None
+            done = 0
+            chunks = _chunks(rows, ends)
+            horizon = self.description.horizon
+            for block, length in whole_episodes(chunks, where=str(file), horizon=horizon):
+                count = len(length)
+                _check_stages(stage, done + count, file, finished=False)
+                chosen = np.zeros(count) if stage is None else stage[done : done + count]
+                yield TaskBlock(block, chosen.astype(np.int64), length)
+                done += count
+            _check_stages(stage, done, file, finished=True)
 
 
 def _task_of(file: Path) -> int:
@@ -85,25 +86,28 @@ def _task_of(file: Path) -> int:
     return int(numbers[-1])
 
 
-def _open(file: Path) -> RowFile:
-    """Open a file and check names, types and lengths before anything is read."""
+@contextlib.contextmanager
+def _open(file: Path) -> Iterator[RowFile]:
+    """Open a file; check names, types and lengths before anything is read."""
     rows = RowFile.open(file)
-    rows.expect(TRANSITION_KEYS)
-    for key in NUMBERS:
-        rows.expect_kind(key, "fiu", "numbers")
-    for key in FLAGS:
-        rows.expect_kind(key, "b", "bool")
-    for key in ("length", "stage"):
-        if key in rows.shapes:
-            rows.expect_kind(key, "iu", "integers")
-    rows.expect_rows(TRANSITION_KEYS)
-    return rows
+    try:
+        rows.expect(TRANSITION_KEYS)
+        for key in NUMBERS:
+            rows.expect_kind(key, "fiu", "numbers")
+        for key in FLAGS:
+            rows.expect_kind(key, "b", "bool")
+        for key in ("length", "stage"):
+            if key in rows.shapes:
+                rows.expect_kind(key, "iu", "integers")
+        rows.expect_rows(TRANSITION_KEYS)
+        yield rows
+    finally:
+        rows.close()
 
 
 def _spaces(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    rows = _open(file)
-    rows.close()
-    return _space(rows, "observation"), _space(rows, "action")
+    with _open(file) as rows:
+        return _space(rows, "observation"), _space(rows, "action")
 
 
 def _space(rows: RowFile, key: str) -> dict[str, Any]:

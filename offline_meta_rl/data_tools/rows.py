@@ -158,13 +158,20 @@ class NpzRows(RowFile):
         super().__init__(file)
         with self.explained():
             self._archive = zipfile.ZipFile(file)
-        for name in self._archive.namelist():
-            key = name.removesuffix(".npy")
-            with self.explained(), self._archive.open(name) as member:
-                self.shapes[key], self.dtypes[key] = self._header(key, member)
+        self._reading: list[IO[bytes]] = []
+        try:
+            for name in self._archive.namelist():
+                key = name.removesuffix(".npy")
+                with self.explained(), self._archive.open(name) as member:
+                    self.shapes[key], self.dtypes[key] = self._header(key, member)
+        except ValueError:
+            self.close()
+            raise
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and the arrays of it that are being read."""
+        for member in self._reading:
+            member.close()
         self._archive.close()
 
     def _header(self, key: str, member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -194,6 +201,7 @@ class NpzRows(RowFile):
 
     def _reader(self, key: str, stack: contextlib.ExitStack) -> Any:
         member = stack.enter_context(self._archive.open(f"{key}.npy"))
+        self._reading.append(member)
         _, dtype = self._header(key, member)
         row_shape = self.shapes[key][1:]
         row_bytes = dtype.itemsize * int(np.prod(row_shape))
