@@ -6,6 +6,7 @@ of losses, one for each network, is for each network the gradient of its own. Sh
 B rows.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -37,7 +38,7 @@ class StackedMLP(nn.Module):
     def __init__(self, num_networks: int, sizes: Sequence[int]) -> None:
         super().__init__()
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+        for fan_in, fan_out in itertools.pairwise(sizes):
             bound = 1.0 / math.sqrt(fan_in)
             weight = torch.empty(num_networks, fan_in, fan_out).uniform_(-bound, bound)
             bias = torch.empty(num_networks, 1, fan_out).uniform_(-bound, bound)

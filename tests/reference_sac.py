@@ -4,6 +4,7 @@ What the stacked agents are compared with, in their numbers and in their speed: 
 as one would write it for a single task, with one fused Adam and multi-tensor target updates.
 """
 
+import itertools
 from collections.abc import Mapping
 
 import torch
@@ -17,7 +18,7 @@ from offline_meta_rl.methods.per_task_sac import PerTaskSAC
 def mlp(*sizes: int) -> nn.Sequential:
     """Return linear layers with ReLU in between."""
     modules: list[nn.Module] = []
-    for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+    for fan_in, fan_out in itertools.pairwise(sizes):
         modules += [nn.Linear(fan_in, fan_out), nn.ReLU()]
     return nn.Sequential(*modules[:-1])
 

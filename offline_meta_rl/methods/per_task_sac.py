@@ -86,8 +86,10 @@ class PerTaskSAC(MetaModule):
         Args:
             batch: observation, action, reward, next_observation, terminated of every task.
         """
-        noise = torch.randn(2, *batch["action"].shape, device=self.device, dtype=self.dtype)
         agents = self.agents()
+        noise = torch.randn(
+            2, *batch["action"].shape, device=self.device, dtype=agents.log_temperature.dtype
+        )
         losses = self._losses(agents, self.targets.layers(), dict(batch), noise)
         total = losses["critic"].sum() + losses["actor"].sum() + losses["temperature"].sum()
         parameters = pytree.tree_leaves(agents)
