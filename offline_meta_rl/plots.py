@@ -60,7 +60,7 @@ def lifetime_curves(curves: Sequence[Mapping[str, Any]], path: str | Path) -> No
     rows = -(-len(curves) // columns)
     size = (max(4.0, 1.7 * columns), 0.8 + 1.5 * rows)
     figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True).flat
+    panels = list(figure.subplots(rows, columns, squeeze=False, sharex=True).flat)
     styles = [("black", "--"), ("black", ":")]
     for axes, curve in zip(panels, curves, strict=False):
         axes.plot(*binned(curve["steps"], curve["returns"]), color="tab:blue", linewidth=1.0)
@@ -69,7 +69,7 @@ def lifetime_curves(curves: Sequence[Mapping[str, Any]], path: str | Path) -> No
                 axes.axhline(value, color=colour, linestyle=line, linewidth=0.8, label=name)
         axes.set_title(curve["title"], fontsize="x-small")
         axes.tick_params(labelsize="xx-small")
-    for axes in list(panels):
+    for axes in panels[len(curves) :]:
         axes.set_axis_off()
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize="x-small")
