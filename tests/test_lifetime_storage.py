@@ -57,7 +57,7 @@ def test_only_whole_episodes_become_the_dataset(tmp_path: Path) -> None:
 
 def test_files_of_whole_lifetimes_are_kept(tmp_path: Path) -> None:
     writer = writer_for(tmp_path / "data")
-    ends = dict.fromkeys(range(3), [19, 39, 59])
+    ends = {key: [19, 39, 59] for key in range(3)}
     storage = storage_in(writer.partial / "lifetimes", ends=ends)
     expected = storage.arrays["observation"].reshape(-1, 4).copy()
     inode = (storage.folder / "observation.bin").stat().st_ino
@@ -77,7 +77,7 @@ def test_files_are_copied_where_links_are_unknown(
     checksums = []
     for name in ("linked", "copied"):
         writer = writer_for(tmp_path / name)
-        ends = dict.fromkeys(range(3), [19, 39, 59])
+        ends = {key: [19, 39, 59] for key in range(3)}
         commit_lifetimes(writer, storage_in(writer.partial / "lifetimes", ends=ends), RETURNS)
         checksums.append(TaskDataset.open(tmp_path / name, verify=True).checksum)
         monkeypatch.setattr("os.link", unknown)
@@ -103,7 +103,7 @@ def test_draws_are_uniform_over_each_tasks_own_past(tmp_path: Path) -> None:
         assert len(counts) == 30
         usable = [step for step in range(30) if not (task == 2 and step == 24)]
         assert counts.sum() == counts[usable].sum()
-        assert 0.75 < float(counts[usable].min() / counts[usable].float().mean())
+        assert float(counts[usable].min() / counts[usable].float().mean()) > 0.75
     found = storage.gather("observation", rows)
     expected = torch.from_numpy(storage.arrays["observation"]).reshape(-1, 4)[rows]
     assert torch.equal(found, expected)
