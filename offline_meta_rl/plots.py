@@ -72,7 +72,7 @@ def lifetime_curves(curves: Sequence[Mapping[str, Any]], path: str | Path) -> No
     for axes in panels[len(curves) :]:
         axes.set_axis_off()
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize="x-small")
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize="x-small")
     figure.supxlabel("environment steps", fontsize="small")
     figure.supylabel("return of an episode", fontsize="small")
     _save(figure, path)
