@@ -152,6 +152,11 @@ class LifetimeBuffers(lightning.LightningDataModule):
         self.generator = torch.Generator().manual_seed(derived_seed(self.hparams.seed, 1))
         found = progress(self.storage.folder)
         if self._restored is None:
+            if getattr(self.trainer, "global_step", 0):
+                raise ValueError(
+                    "The checkpoint's agents have learned already, and it holds no lifetimes: "
+                    "expected one of a run with LifetimeBuffers. Start without --ckpt_path."
+                )
             if found:
                 raise FileExistsError(
                     f"{self._writer.partial} holds {found} steps of every lifetime. Go on with "

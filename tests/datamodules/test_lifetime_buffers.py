@@ -178,6 +178,16 @@ def test_replays_are_not_overwritten_by_a_new_run(tmp_path: Path) -> None:
         tiny.fit(settings(seed=1), tmp_path)
 
 
+def test_agents_that_learned_elsewhere_are_refused(tmp_path: Path) -> None:
+    config = settings()
+    config["trainer"]["max_steps"] = 20
+    saved = tiny.fit(config, tmp_path / "a")
+    del saved["LifetimeBuffers"]
+    torch.save(saved, tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match=r"it holds no lifetimes: expected .* Start without"):
+        tiny.fit(settings(), tmp_path / "b", "--ckpt_path", str(tmp_path / "other.ckpt"))
+
+
 def test_replays_of_another_run_are_refused(tmp_path: Path) -> None:
     config = settings()
     config["trainer"]["max_steps"] = 40
