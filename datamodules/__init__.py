@@ -4,11 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datamodules.lifetime_buffers import LifetimeBuffers
     from datamodules.online_buffer import OnlineBuffer
     from datamodules.task_buffers import TaskBuffers
 
-_MODULES = {"OnlineBuffer": "datamodules.online_buffer", "TaskBuffers": "datamodules.task_buffers"}
-__all__ = ["OnlineBuffer", "TaskBuffers"]
+_MODULES = {
+    "LifetimeBuffers": "datamodules.lifetime_buffers",
+    "OnlineBuffer": "datamodules.online_buffer",
+    "TaskBuffers": "datamodules.task_buffers",
+}
+__all__ = ["LifetimeBuffers", "OnlineBuffer", "TaskBuffers"]
 
 
 def __getattr__(name: str) -> Any:

@@ -16,6 +16,7 @@ from tensordict import TensorDict
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
 from offline_meta_rl.envs import FAMILIES
+from offline_meta_rl.reward_shaping import RewardShaping
 
 
 class OnlineBuffer(lightning.LightningDataModule):
@@ -82,6 +83,9 @@ class OnlineBuffer(lightning.LightningDataModule):
             storage=LazyTensorStorage(capacity), batch_size=batch_size * updates_per_step
         )
         self.shape = (updates_per_step, batch_size)
+        self.shaping = RewardShaping(
+            self.family, alive_bonus, control_cost, anneal_steps, fall_penalty, height_weight
+        )
         self.env_steps = 0
 
     def setup(self, stage: str | None = None) -> None:
@@ -104,20 +108,7 @@ class OnlineBuffer(lightning.LightningDataModule):
 
     def reward(self, terms: TensorDict) -> torch.Tensor:
         """Return the reward the agent sees now for stored reward terms [...], float32."""
-        if "control" not in terms.keys():
-            return terms["task"]
-        family: Any = self.family
-        cost, bonus = self.hparams.control_cost, self.hparams.alive_bonus
-        if cost is None:
-            cost = family.control_cost
-        progress = min(1.0, self.env_steps / max(1, self.hparams.anneal_steps))
-        cost += (family.control_cost - cost) * progress
-        if bonus is None:
-            bonus = family.alive_bonus
-        reward = terms["task"] + cost * terms["control"] + bonus * terms["alive"]
-        if "height" in terms.keys():
-            reward = reward + self.hparams.height_weight * terms["height"]
-        return reward
+        return self.shaping.reward(terms, self.env_steps)
 
     def draw_tasks_anew(self, batch: TensorDict) -> None:
         """Give a share of the transitions another task, and the reward's term for it, in place."""
@@ -184,9 +175,10 @@ class OnlineBuffer(lightning.LightningDataModule):
             batch = self.replay.sample().reshape(*self.shape)
             if self.hparams.relabel:
                 self.draw_tasks_anew(batch)
-            fallen = batch["next", "terminated"].float()
             reward = self.reward(batch["next"].pop("reward_terms"))
-            batch["next", "reward"] = reward - self.hparams.fall_penalty * fallen
+            batch["next", "reward"] = self.shaping.penalise_falls(
+                reward, batch["next", "terminated"]
+            )
             yield batch
 
     def state_dict(self) -> dict[str, Any]:

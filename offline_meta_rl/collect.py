@@ -223,12 +223,17 @@ def write_episodes(writer: DatasetWriter, task: int, episodes: list[Episode]) ->
 
 def _provenance(seed: int, transitions_per_stage: int, digest: str) -> dict[str, Any]:
     """Return how the data comes about: what decides it, and the versions it was made with."""
-    packages = ("offline_meta_rl", "torch", "numpy", "mujoco", "gymnasium")
     return {
         "seed": seed,
         "config": {"transitions_per_stage": transitions_per_stage, "behaviour": digest},
-        "versions": {name: _version(name) for name in packages},
+        "versions": package_versions(),
     }
+
+
+def package_versions() -> dict[str, str | None]:
+    """Return the versions that data is made with."""
+    packages = ("offline_meta_rl", "torch", "numpy", "mujoco", "gymnasium")
+    return {name: _version(name) for name in packages}
 
 
 def _version(package: str) -> str | None:

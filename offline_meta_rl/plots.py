@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 def learning_curve(
     history: Sequence[Mapping[str, Any]], path: str | Path, *, standing_still: float | None = None
@@ -40,6 +43,56 @@ def learning_curve(
         panels[1].axhline(standing_still, color="tab:brown", linestyle="-.", label="standing still")
     handles, labels = panels[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize="small")
+    _save(figure, path)
+
+
+def lifetime_curves(curves: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Draw every task's returns over its agent's lifetime, one small panel for each task.
+
+    Args:
+        curves: for each task ``title``, ``steps`` and ``returns`` of its episodes [E], and
+            ``references``, name -> return or None: drawn as lines where known.
+        path: of the PNG; replaced when complete.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(len(curves), 8)
+    rows = -(-len(curves) // columns)
+    size = (max(4.0, 1.7 * columns), 0.8 + 1.5 * rows)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False, sharex=True).flat)
+    styles = [("black", "--"), ("black", ":")]
+    for axes, curve in zip(panels, curves, strict=False):
+        axes.plot(*binned(curve["steps"], curve["returns"]), color="tab:blue", linewidth=1.0)
+        for (name, value), (colour, line) in zip(curve["references"].items(), styles, strict=False):
+            if value is not None:
+                axes.axhline(value, color=colour, linestyle=line, linewidth=0.8, label=name)
+        axes.set_title(curve["title"], fontsize="x-small")
+        axes.tick_params(labelsize="xx-small")
+    for axes in panels[len(curves) :]:
+        axes.set_axis_off()
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize="x-small")
+    figure.supxlabel("environment steps", fontsize="small")
+    figure.supylabel("return of an episode", fontsize="small")
+    _save(figure, path)
+
+
+def binned(
+    steps: NDArray[np.int64], returns: NDArray[np.float64], count: int = 50
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return means of steps and returns over ``count`` groups of successive episodes."""
+    groups = min(count, len(steps))
+    bins = np.arange(len(steps)) * groups // max(1, len(steps))
+    sizes = np.bincount(bins, minlength=groups)
+    return (
+        np.bincount(bins, weights=steps, minlength=groups) / sizes,
+        np.bincount(bins, weights=returns, minlength=groups) / sizes,
+    )
+
+
+def _save(figure: Any, path: str | Path) -> None:
+    """Write a figure under a temporary name, then give it its own."""
     target = Path(path)
     partial = target.with_name(f".{target.stem}.partial{target.suffix}")
     figure.savefig(partial, dpi=120)

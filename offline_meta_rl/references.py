@@ -4,14 +4,14 @@ Each is the mean undiscounted return of a fixed policy over ``EPISODES`` episode
 Shapes: T tasks, N environments, A action size, P numbers that describe a task.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from offline_meta_rl.behaviour import BehaviourPolicy, acting
+from offline_meta_rl.behaviour import BehaviourPolicy, acting, load_behaviour
 from offline_meta_rl.envs.base import Array, TaskFamily
 from offline_meta_rl.rollout import Act, run_episodes
 
@@ -35,6 +35,7 @@ def mean_returns(
     seed: int,
     task_seed: int,
     num_threads: int | None = None,
+    tasks: Sequence[int] | None = None,
 ) -> Array:
     """Return the mean return [T] of a policy over episodes in every task, all as one batch.
 
@@ -44,20 +45,27 @@ def mean_returns(
         seed: of the initial states.
         task_seed: of the task parameters.
         num_threads: of the simulator; None for one per core.
+        tasks: indices of the tasks to measure; None for all.
     """
-    parameters = np.repeat(family.task_parameters(task_seed), EPISODES, axis=0)
+    chosen = slice(None) if tasks is None else list(tasks)
+    parameters = np.repeat(family.task_parameters(task_seed)[chosen], EPISODES, axis=0)
     engine = family.make_engine(parameters, seed=seed, num_threads=num_threads)
     episodes = run_episodes(engine, act_for(parameters), family.horizon)
     engine.close()
     usable = np.where(episodes.diverged, np.nan, episodes.returns)
-    mean: Array = np.nanmean(usable.reshape(family.num_tasks, EPISODES), axis=1)
+    mean: Array = np.nanmean(usable.reshape(-1, EPISODES), axis=1)
     return mean
 
 
 def random_returns(
-    family: TaskFamily, *, seed: int, task_seed: int, num_threads: int | None = None
+    family: TaskFamily,
+    *,
+    seed: int,
+    task_seed: int,
+    num_threads: int | None = None,
+    tasks: Sequence[int] | None = None,
 ) -> Array:
-    """Return the mean return [T] of uniform random actions."""
+    """Return the mean return [T] of uniform random actions; see ``mean_returns``."""
     generator = torch.Generator().manual_seed(seed)
     return mean_returns(
         family,
@@ -65,6 +73,50 @@ def random_returns(
         seed=seed,
         task_seed=task_seed,
         num_threads=num_threads,
+        tasks=tasks,
+    )
+
+
+def still_returns(
+    family: TaskFamily,
+    *,
+    seed: int,
+    task_seed: int,
+    num_threads: int | None = None,
+    tasks: Sequence[int] | None = None,
+) -> Array:
+    """Return the mean return [T] of zero actions; see ``mean_returns``."""
+
+    def still(parameters: Array) -> Act:
+        zero = np.zeros((len(parameters), family.action_size), dtype=np.float32)
+        return lambda _: zero
+
+    return mean_returns(
+        family, still, seed=seed, task_seed=task_seed, num_threads=num_threads, tasks=tasks
+    )
+
+
+def shipped_returns(
+    family: TaskFamily,
+    *,
+    seed: int,
+    task_seed: int,
+    num_threads: int | None = None,
+    tasks: Sequence[int] | None = None,
+) -> Array | None:
+    """Return the mean return [T] of the best behaviour that ships; None where none ships."""
+    try:
+        behaviour = load_behaviour(family)
+    except ValueError:
+        return None
+    best = len(behaviour.stages) - 1
+    return mean_returns(
+        family,
+        lambda rows: acting(behaviour, np.full(len(rows), best), rows, stochastic=False),
+        seed=seed,
+        task_seed=task_seed,
+        num_threads=num_threads,
+        tasks=tasks,
     )
 
 
@@ -93,12 +145,7 @@ def reference_returns(
     common: dict[str, Any] = {"seed": seed, "task_seed": task_seed, "num_threads": num_threads}
     random = random_returns(family, **common)
     advance()
-
-    def still(parameters: Array) -> Act:
-        zero = np.zeros((len(parameters), family.action_size), dtype=np.float32)
-        return lambda _: zero
-
-    standing = mean_returns(family, still, **common)
+    standing = still_returns(family, **common)
     advance()
     stages: dict[str, list[float]] = {}
     for index, name in enumerate(behaviour.stages):

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,6 +137,11 @@ class DatasetWriter:
         """Number of tasks T."""
         return len(self._header["task_parameters"])
 
+    @property
+    def stages(self) -> list[str]:
+        """Names of the behaviour stages, poor to expert."""
+        return list(self._header["stages"])
+
     def has_task(self, task: int) -> bool:
         """Return whether this task's part is complete (a damaged one counts as missing)."""
         part, receipt = self._part(task)
@@ -216,13 +221,59 @@ class DatasetWriter:
         missing = [task for task in range(self.num_tasks) if not self.has_task(task)]
         if missing:
             raise RuntimeError(f"Tasks {missing} of {self.path} are missing; write them first.")
+        tasks = range(self.num_tasks)
+        lengths = [np.concatenate(list(self._load(task, "length"))) for task in tasks]
+        counts = [len(part) for part in lengths]
+        every_length = np.concatenate(lengths)
+        episodes = {
+            "task": np.repeat(np.arange(self.num_tasks), counts),
+            "stage": np.concatenate([part for task in tasks for part in self._load(task, "stage")]),
+            "start": np.cumsum(every_length) - every_length,
+            "length": every_length,
+        }
+
+        def write(folder: Path, name: str, shape: list[int], dtype: str) -> ArrayEntry:
+            group, key = name.split("/")
+            parts = (
+                iter([episodes[key]])
+                if group == "episodes"
+                else (part for task in tasks for part in self._load(task, key))
+            )
+            return write_array(folder, name, shape, dtype, parts)
+
+        transitions = [int(part.sum()) for part in lengths]
+        return self.publish(reference_returns, counts, transitions, write)
+
+    def publish(
+        self,
+        reference_returns: dict[str, Any],
+        num_episodes: list[int],
+        num_transitions: list[int],
+        write: Callable[[Path, str, list[int], str], ArrayEntry],
+    ) -> Path:
+        """Write the final arrays and the manifest, give the dataset its name, return its path.
+
+        Args:
+            reference_returns: see ``commit``.
+            num_episodes: of each task, [T].
+            num_transitions: of each task, [T].
+            write: given the folder and an array's name, shape and dtype, writes its file.
+
+        Raises:
+            ValueError: a reference return is missing for a task or is not finite.
+            OSError: the disk is full, or the folder cannot be written.
+        """
         returns = plain_returns(reference_returns)
         folder = self.partial / "dataset"
+        layout = expected_layout(self._manifest(num_episodes, num_transitions))
         with explain_os_errors(self.partial):
             shutil.rmtree(folder, ignore_errors=True)
             (folder / "transitions").mkdir(parents=True)
             (folder / "episodes").mkdir()
-            manifest = self._join(folder, returns)
+            entries = {
+                name: write(folder, name, shape, dtype) for name, (shape, dtype) in layout.items()
+            }
+            manifest = self._manifest(num_episodes, num_transitions, entries, returns)
             text = manifest.to_json()
             Manifest.from_json(text, folder / MANIFEST_FILE)
             with replacing(folder / MANIFEST_FILE) as file:
@@ -231,30 +282,6 @@ class DatasetWriter:
             sync_folder(self.path.parent)
             shutil.rmtree(self.partial, ignore_errors=True)
         return self.path
-
-    def _join(self, folder: Path, reference_returns: dict[str, Any]) -> Manifest:
-        """Write the final arrays and return the manifest."""
-        tasks = range(self.num_tasks)
-        lengths = [np.concatenate(list(self._load(task, "length"))) for task in tasks]
-        counts = [len(part) for part in lengths]
-        transitions = [int(part.sum()) for part in lengths]
-        every_length = np.concatenate(lengths)
-        episodes = {
-            "task": np.repeat(np.arange(self.num_tasks), counts),
-            "stage": np.concatenate([part for task in tasks for part in self._load(task, "stage")]),
-            "start": np.cumsum(every_length) - every_length,
-            "length": every_length,
-        }
-        entries: dict[str, ArrayEntry] = {}
-        for name, (shape, dtype) in expected_layout(self._manifest(counts, transitions)).items():
-            group, key = name.split("/")
-            parts = (
-                iter([episodes[key]])
-                if group == "episodes"
-                else (part for task in tasks for part in self._load(task, key))
-            )
-            entries[name] = write_array(folder, name, shape, dtype, parts)
-        return self._manifest(counts, transitions, entries, reference_returns)
 
     def _manifest(
         self,

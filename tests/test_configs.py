@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 
+from datamodules import LifetimeBuffers
 from offline_meta_rl import cli
 from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.envs.base import TaskFamily
@@ -27,9 +28,12 @@ SMALL = {
         "batch_size": 4,
         "updates_per_step": 6,
     },
+    "LifetimeBuffers": {"lifetime_steps": 60, "warmup_steps": 2, "batch_size": 4},
     "Macaw": {"width": 8, "head_width": 4, "latent_size": 3, "compile": False},
+    "PerTaskSAC": {"hidden_size": 8},
     "SAC": {"hidden_size": 8},
     "Evaluate": {"episodes": 1, "context_size": 8},
+    "BehaviourLearning": {"every_n_steps": 3},
     "BehaviourSnapshots": {},
 }
 
@@ -136,6 +140,14 @@ def test_sizes_are_those_of_the_family(name: str) -> None:
     assert arguments["action_size"] == family.action_size
     features = family.task_features(family.task_parameters(0)).shape[1]
     assert arguments.get("task_feature_size", features) == features
+    assert arguments.get("num_tasks", family.num_tasks) == family.num_tasks
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if name.endswith("_per_task")])
+def test_training_of_agents_ends_with_their_lifetimes(name: str) -> None:
+    config = read(name)
+    data = LifetimeBuffers(**config["data"]["init_args"])
+    assert config["trainer"]["max_steps"] == data.planned_updates
 
 
 def test_every_run_has_its_own_folder() -> None:

@@ -40,7 +40,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, data_path: Path) -> dict[str,
 
 
 def test_methods_are_found() -> None:
-    assert {"Macaw", "SAC"} <= set(tiny.METHODS)
+    assert {"Macaw", "PerTaskSAC", "SAC"} <= set(tiny.METHODS)
     assert "MetaModule" not in tiny.METHODS
 
 

@@ -3,6 +3,7 @@
 import importlib
 import os
 import pkgutil
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,19 @@ from tests.helpers import make_dataset
 
 MODEL: dict[str, dict[str, Any]] = {
     "Macaw": {"width": 8, "head_width": 4, "latent_size": 3},
+    "PerTaskSAC": {"num_tasks": 3, "hidden_size": 8},
     "SAC": {"task_feature_size": 2, "hidden_size": 8},
 }
 # The replay overflows within twelve steps of the forty environments.
 ONLINE = {"warmup_steps": 2, "capacity": 300, "batch_size": 4, "updates_per_step": 1}
-DATA = {"SAC": {"class_path": "OnlineBuffer", "init_args": {"family": "point_robot", **ONLINE}}}
+LIFETIMES = {"tasks": [0, 7, 20], "stages": 2, "warmup_steps": 30, "batch_size": 4}
+DATA = {
+    "PerTaskSAC": {
+        "class_path": "LifetimeBuffers",
+        "init_args": {"family": "point_robot", "lifetime_steps": 700, **LIFETIMES},
+    },
+    "SAC": {"class_path": "OnlineBuffer", "init_args": {"family": "point_robot", **ONLINE}},
+}
 BUFFERS = {"inner_batch_size": 4, "outer_batch_size": 4, "tasks_per_batch": 5}
 STEPS_PER_EPOCH = 6
 EVALUATE = {"class_path": "Evaluate", "init_args": {"episodes": 1, "context_size": 8}}
@@ -89,8 +98,16 @@ def config(
 
 
 def fit(settings: dict[str, Any], root: Path, *arguments: str) -> dict[str, Any]:
-    """Train with the command; return the last checkpoint."""
+    """Train with the command; return the last checkpoint.
+
+    Replays on the disk that a checkpoint of another folder goes on with are copied along.
+    """
     write(settings, root)
+    if "--ckpt_path" in arguments:
+        checkpoint = Path(arguments[arguments.index("--ckpt_path") + 1])
+        replays = checkpoint.parent.parent / "dataset.partial"
+        if replays.is_dir() and replays.parent != root:
+            shutil.copytree(replays, root / "dataset.partial", dirs_exist_ok=True)
     cli.run(command(root, *arguments))
     return last(root)
 
@@ -117,9 +134,8 @@ def last(root: Path) -> dict[str, Any]:
 def state(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Return what the further training depends on."""
     names = {"state_dict", "optimizer_states", "random_state", "global_step"}
-    return {
-        name: checkpoint[name] for name in {*names, "TaskBuffers", "OnlineBuffer"} & {*checkpoint}
-    }
+    data = {"TaskBuffers", "OnlineBuffer", "LifetimeBuffers"}
+    return {name: checkpoint[name] for name in (names | data) & {*checkpoint}}
 
 
 def difference(first: Any, second: Any, where: str = "") -> str | None:

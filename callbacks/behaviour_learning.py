@@ -1,0 +1,155 @@
+"""Watches independent behaviour agents learn: one curve for each task, and who failed."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from numpy.typing import NDArray
+
+from offline_meta_rl.lifetime_report import CRITERION, lifetime_report
+from offline_meta_rl.lifetime_storage import EpisodeTable
+from offline_meta_rl.plots import lifetime_curves
+from offline_meta_rl.references import random_returns, shipped_returns
+from offline_meta_rl.results import code_commit, write_json
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class BehaviourLearning(lightning.Callback):
+    """Logs the returns of lifetimes while they grow; at the end draws them and names failures.
+
+    Logged are ``behaviour/return``, the mean over tasks, and ``behaviour/return_task_<index>``,
+    each over the last episodes. At the end ``behaviour_learning_curves.png`` and
+    ``behaviour_learning.json`` lie in the run's folder, and each task whose agent failed to learn
+    is named in the log. Everything is read from the replays, so a resumed run reports all of it.
+
+    Args:
+        every_n_steps: optimizer steps between two readings.
+        last_episodes: of each task that are averaged for the log.
+    """
+
+    def __init__(self, every_n_steps: int = 5000, last_episodes: int = 5) -> None:
+        self.every_n_steps = every_n_steps
+        self.last_episodes = last_episodes
+        self._read: int | None = None
+
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Count from the step a resumed run starts at.
+
+        Raises:
+            TypeError: the data are no lifetimes.
+        """
+        if not hasattr(_data(trainer), "planned_updates"):
+            raise TypeError(
+                f"BehaviourLearning: expected data of LifetimeBuffers, found "
+                f"{type(_data(trainer)).__name__}. Remove the callback, or use PerTaskSAC with "
+                "LifetimeBuffers."
+            )
+        self._read = trainer.global_step // self.every_n_steps
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        """Log the last returns when it is time."""
+        due = trainer.global_step // self.every_n_steps
+        if due != self._read:
+            self._read = due
+            self._log(trainer, pl_module)
+
+    def on_train_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Draw and report."""
+        self._report(trainer)
+
+    @rank_zero_only
+    def _log(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        data = _data(trainer)
+        last: dict[int, float] = {}
+        for task, table in _tables(data).items():
+            if len(table.returns):
+                last[task] = float(table.returns[-self.last_episodes :].mean())
+        for task, value in last.items():
+            pl_module.log(f"behaviour/return_task_{task}", value, rank_zero_only=True)
+        if last:
+            mean = float(np.mean(list(last.values())))
+            pl_module.log("behaviour/return", mean, rank_zero_only=True, prog_bar=True)
+
+    @rank_zero_only
+    def _report(self, trainer: lightning.Trainer) -> None:
+        data, root = _data(trainer), Path(trainer.default_root_dir)
+        tables = _tables(data)
+        random = random_returns(data.family, **data.evaluation).tolist()
+        found = shipped_returns(data.family, **data.evaluation)
+        shipped = None if found is None else found.tolist()
+        returns = [table.returns for table in tables.values()]
+        report = lifetime_report(data.tasks, returns, random, shipped)
+        for task, row in zip(data.tasks, data.parameters, strict=True):
+            report["tasks"][task]["parameters"] = row
+        written = {
+            "family": data.family.name,
+            "env_steps": data.env_steps,
+            "updates": trainer.global_step,
+            "seed": data.hparams.seed,
+            "commit": code_commit(),
+            **report,
+        }
+        write_json(root / "behaviour_learning.json", written)
+        curves = [
+            {
+                "title": _name(task, report["tasks"][task]["parameters"]),
+                "steps": table.start + table.length,
+                "returns": table.returns,
+                "references": {
+                    "random actions": report["tasks"][task]["random"],
+                    "best behaviour that ships": report["tasks"][task]["shipped"],
+                },
+            }
+            for task, table in tables.items()
+        ]
+        lifetime_curves(curves, root / "behaviour_learning_curves.png")
+        self._name_failures(report)
+
+    def _name_failures(self, report: dict[str, Any]) -> None:
+        """Log every task whose agent failed to learn, or that all did learn."""
+        tasks = report["tasks"]
+        for task in report["failed"]:
+            found = {key: round(tasks[task][key], 1) for key in ("first", "last", "random")}
+            _LOGGER.warning(
+                "The agent of %s failed to learn: mean return %s over the first and %s over the "
+                "last 10 %% of its episodes, random actions %s, best behaviour that ships %.1f.",
+                _name(task, tasks[task]["parameters"]),
+                *found.values(),
+                tasks[task]["shipped"],
+            )
+        judged = len(tasks) - len(report["unknown"])
+        learned = judged - len(report["failed"])
+        _LOGGER.info("%d of %d agents learned (%s).", learned, judged, CRITERION)
+
+
+def _data(trainer: lightning.Trainer) -> Any:
+    return trainer.datamodule  # type: ignore[attr-defined]
+
+
+def _tables(data: Any) -> dict[int, EpisodeTable]:
+    """Return the episodes so far by task."""
+    return {
+        task: data.storage.episodes(index, data.env_steps) for index, task in enumerate(data.tasks)
+    }
+
+
+def _name(task: int, parameters: NDArray[np.float64]) -> str:
+    """Return a task's index, and its parameters where they are few."""
+    if len(parameters) > 3:
+        return f"task {task}"
+    return f"task {task} ({', '.join(f'{value:.3g}' for value in parameters)})"

@@ -1,0 +1,54 @@
+"""Networks of many independent agents as one: parameters stacked over networks.
+
+Every layer of N networks is one batched product, so that N small networks cost about as much as a
+few large kernels, in place of N times as many small ones. Nothing is shared: the gradient of a sum
+of losses, one for each network, is for each network the gradient of its own. Shapes: N networks,
+B rows.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+Layers = list[tuple[Tensor, Tensor]]
+"""Weight [N, in, out] and bias [N, 1, out] of every layer."""
+
+
+def stacked_mlp(layers: Layers, inputs: Tensor) -> Tensor:
+    """Apply N networks with ReLU between their layers, [N, B, in] -> [N, B, out]."""
+    for weight, bias in layers[:-1]:
+        inputs = torch.relu(torch.baddbmm(bias, inputs, weight))
+    weight, bias = layers[-1]
+    return torch.baddbmm(bias, inputs, weight)
+
+
+class StackedMLP(nn.Module):
+    """N networks of the same sizes.
+
+    Weights and biases start as those of ``nn.Linear``: uniform within in_features ** -0.5.
+
+    Args:
+        num_networks: N.
+        sizes: input, hidden and output sizes, at least two.
+    """
+
+    def __init__(self, num_networks: int, sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for fan_in, fan_out in itertools.pairwise(sizes):
+            bound = 1.0 / math.sqrt(fan_in)
+            weight = torch.empty(num_networks, fan_in, fan_out).uniform_(-bound, bound)
+            bias = torch.empty(num_networks, 1, fan_out).uniform_(-bound, bound)
+            self.weights.append(nn.Parameter(weight))
+            self.biases.append(nn.Parameter(bias))
+
+    def layers(self) -> Layers:
+        """Return weight and bias of every layer."""
+        return list(zip(self.weights, self.biases, strict=True))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Apply every network to its own rows, [N, B, in] -> [N, B, out]."""
+        return stacked_mlp(self.layers(), inputs)
