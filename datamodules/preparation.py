@@ -8,14 +8,18 @@ from typing import Any
 import torch
 
 from offline_meta_rl.data import TaskDataset
+from offline_meta_rl.data_tools.remote import local_dataset
 
 RESIDENT_BYTES = 4 * 2**30
 
 
 def dataset_path(settings: Mapping[str, Any]) -> Path:
-    """Return the dataset's folder: ``path``, or the default place of what ``env`` collects."""
+    """Return the dataset's folder: ``path``, or the default place of what ``env`` collects.
+
+    A dataset at a URL is copied into the local cache first, unless it is there.
+    """
     if settings["path"] is not None:
-        return Path(settings["path"])
+        return local_dataset(settings["path"])
     from offline_meta_rl.collect import default_dataset_path
 
     return default_dataset_path(_family(settings["env"]), **_collection(settings))

@@ -39,7 +39,8 @@ class TaskBuffers(lightning.LightningDataModule):
 
     Args:
         env: short name of a task family, or a gymnasium id, which the dataset must be of.
-        path: the dataset's folder; None for the default place.
+        path: the dataset's folder, or any URL that fsspec knows (s3://, https://, ...), which is
+            copied once; None for the default place.
         collect: collect the dataset if it is missing.
         split: name of the split into train and test tasks.
         tasks_per_batch: tasks of an outer step, over all processes; None for all train tasks.

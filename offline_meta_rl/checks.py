@@ -17,6 +17,7 @@ def check_task(
     length: NDArray[np.int64],
     row_shapes: dict[str, tuple[int, ...]],
     num_stages: int,
+    first_row: int = 0,
 ) -> None:
     """Check that the episodes of one task fit the dataset and each other.
 
@@ -27,6 +28,7 @@ def check_task(
         length: steps of each episode, [E].
         row_shapes: array name -> shape of one row.
         num_stages: number of stages of the dataset.
+        first_row: row of the task that the arrays begin with; for errors.
 
     Raises:
         ValueError: names the array, what was expected of it and what it is.
@@ -40,7 +42,7 @@ def check_task(
                 "lengths must sum to the number of transitions, sizes must fit the spaces."
             )
         if not np.isfinite(array).all():
-            row = int(np.argwhere(~np.isfinite(array))[0][0])
+            row = first_row + int(np.argwhere(~np.isfinite(array))[0][0])
             raise ValueError(
                 f"Task {task}: {key}: expected finite numbers, found NaN or infinity in row "
                 f"{row}. Drop the episode it belongs to."
@@ -59,7 +61,7 @@ def check_task(
     expected = np.zeros(rows, dtype=bool)
     expected[np.cumsum(length) - 1] = True
     if not np.array_equal(ended, expected):
-        row = int(np.argmax(ended != expected))
+        row = first_row + int(np.argmax(ended != expected))
         raise ValueError(
             f"Task {task}: row {row}: expected terminated or truncated exactly on the last step "
             "of every episode. Check length=, or mark the last step of a cut episode truncated."

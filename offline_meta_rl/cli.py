@@ -1,4 +1,4 @@
-"""The command line: ``lightning fit | validate | test | predict``.
+"""The command line: ``lightning fit | validate | test | predict``, and ``lightning data``.
 
 The only module that knows every package. Three things are added to Lightning's own command:
 shared defaults that do not depend on the working directory, callbacks that every run has whatever
@@ -32,6 +32,7 @@ from callbacks.monitor import Monitor
 from callbacks.progress import Progress
 from callbacks.save_policies import SavePolicies
 from callbacks.store_config import StoreConfig, stored_config
+from offline_meta_rl.messages import DEBUG_VARIABLE, raised_in_project
 
 PACKAGES = ("offline_meta_rl.methods", "datamodules", "callbacks")
 SHARED_CALLBACKS: dict[str, type[Callback]] = {
@@ -42,7 +43,8 @@ SHARED_CALLBACKS: dict[str, type[Callback]] = {
     "interrupt": Interrupt,
     "policies": SavePolicies,
 }
-DEBUG_VARIABLE = "OFFLINE_META_RL_DEBUG"
+DESCRIPTION = """Meta-train, validate and test on fixed data of many tasks.
+`lightning data --help` has the tools for datasets: info, validate, plot, convert, merge, split."""
 LIGHTNINGS_OWN = {"best", "last", "hpc", "registry"}  # words that --ckpt_path may be
 SIMULATORS = {"gymnasium", "metaworld", "mujoco"}
 
@@ -182,13 +184,7 @@ class CommandLine(LightningCLI):
 
 def raised_here(error: BaseException) -> bool:
     """Whether the error was raised by this project's code, so that its message says all."""
-    if isinstance(error, MisconfigurationException):
-        return True
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    module = frame.tb_frame.f_globals.get("__name__", "") if frame is not None else ""
-    return module.split(".")[0] in {"offline_meta_rl", "datamodules", "callbacks"}
+    return isinstance(error, MisconfigurationException) or raised_in_project(error)
 
 
 def run(arguments: Sequence[str] | None = None) -> CommandLine:
@@ -210,6 +206,7 @@ def run(arguments: Sequence[str] | None = None) -> CommandLine:
         load_from_checkpoint_support=False,
         parser_kwargs={
             **parser_options,
+            "description": DESCRIPTION,
             **{command: dict(per_command) for command in CommandLine.subcommands()},
         },
         args=None if arguments is None else list(arguments),
@@ -218,6 +215,12 @@ def run(arguments: Sequence[str] | None = None) -> CommandLine:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; errors about the input are one message, without a traceback."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["data"]:
+        from offline_meta_rl.data_tools.command import main as data
+
+        data(given[1:])
+        return
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a user's own modules
     try:

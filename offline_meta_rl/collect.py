@@ -5,7 +5,6 @@ episodes with sampled actions, labelled by stage. Every task draws from its own 
 interrupted collection goes on where it stopped and ends with the same data.
 """
 
-import os
 from importlib.metadata import PackageNotFoundError, version
 from math import ceil
 from pathlib import Path
@@ -21,7 +20,7 @@ from offline_meta_rl.envs.base import Array, TaskFamily
 from offline_meta_rl.manifest import TRANSITION_KEYS
 from offline_meta_rl.references import reference_returns
 from offline_meta_rl.rollout import Episodes, run_episodes
-from offline_meta_rl.storage import DatasetWriter, dataset_lock
+from offline_meta_rl.storage import DatasetWriter, dataset_lock, dataset_root
 
 TRANSITIONS_PER_TASK = 8000
 MAX_ENVIRONMENTS = 64  # of one stage at a time
@@ -45,11 +44,9 @@ def default_dataset_path(
 
     The folder is ``$OFFLINE_META_RL_DATA``, or ``~/.cache/offline_meta_rl/datasets``.
     """
-    folder = os.environ.get("OFFLINE_META_RL_DATA")
-    root = Path(folder) if folder else Path.home() / ".cache" / "offline_meta_rl" / "datasets"
     behaviour = load_behaviour(family)
     quota = _quota(behaviour, transitions_per_stage)
-    return root / (
+    return dataset_root() / (
         f"{family.name}-v{family.version}-tasks{task_seed}-seed{seed}-n{quota}-{behaviour.digest}"
     )
 

@@ -8,9 +8,10 @@ finished folder to ``<path>``. Nothing but a finished dataset ever has that name
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -30,9 +31,33 @@ from offline_meta_rl.manifest import (
     expected_layout,
 )
 
-__all__ = ["DatasetWriter", "dataset_lock"]
+__all__ = ["DatasetWriter", "TaskBlock", "dataset_lock", "dataset_root"]
 
 dataset_lock = path_lock
+
+
+def dataset_root() -> Path:
+    """Return the folder of datasets that were given no other place.
+
+    ``$OFFLINE_META_RL_DATA``, or ``~/.cache/offline_meta_rl/datasets``.
+    """
+    folder = os.environ.get("OFFLINE_META_RL_DATA")
+    return Path(folder) if folder else Path.home() / ".cache" / "offline_meta_rl" / "datasets"
+
+
+class TaskBlock(NamedTuple):
+    """Whole episodes of one task; the unit of writing, so that a task need not fit in memory.
+
+    Attributes:
+        transitions: observation [N, O], action [N, A], reward [N], next_observation [N, O],
+            terminated [N], truncated [N]: episodes one after another, each in time order.
+        stage: index of the behaviour stage of each episode, [E].
+        length: steps of each episode, [E]; they sum to N.
+    """
+
+    transitions: Mapping[str, NDArray[Any] | torch.Tensor]
+    stage: Any
+    length: Any
 
 
 class DatasetWriter:
@@ -122,8 +147,8 @@ class DatasetWriter:
         part, receipt = self._part(task)
         if not (part.is_file() and receipt.is_file()):
             return False
-        expected: str = json.loads(receipt.read_text())["checksum"]
-        return file_checksum(part) == expected
+        found: dict[str, Any] = json.loads(receipt.read_text())
+        return "blocks" in found and file_checksum(part) == found["checksum"]
 
     def write_task(
         self,
@@ -146,23 +171,39 @@ class DatasetWriter:
             ValueError: names the array and what is wrong with it.
             OSError: the disk is full, or the folder cannot be written.
         """
+        self.write_blocks(task, [TaskBlock(transitions, stage, length)])
+
+    def write_blocks(self, task: int, blocks: Iterable[TaskBlock]) -> None:
+        """Write one task block by block; it is there completely or not at all.
+
+        One block is in memory at a time.
+
+        Args:
+            task: index of the task.
+            blocks: its episodes, in the order of collection.
+
+        Raises:
+            ValueError: names the array and what is wrong with it.
+            OSError: the disk is full, or the folder cannot be written.
+        """
         if not 0 <= task < self.num_tasks:
             raise ValueError(f"Unknown task {task}: expected 0 to {self.num_tasks - 1}.")
-        lengths = np.asarray(length, dtype=np.int64)
-        stages = np.asarray(stage, dtype=np.int64)
-        layout = {
-            key: expected_layout(self._manifest([], []))[f"transitions/{key}"]
-            for key in TRANSITION_KEYS
-        }
-        arrays = {key: np.asarray(transitions[key]).astype(layout[key][1]) for key in layout}
-        row_shapes = {key: tuple(shape[1:]) for key, (shape, _) in layout.items()}
-        check_task(task, arrays, stages, lengths, row_shapes, len(self._header["stages"]))
         part, receipt = self._part(task)
+        count = rows = 0
         with explain_os_errors(self.partial):
-            with replacing(part) as file:
-                np.savez(file, **arrays, stage=stages, length=lengths)  # type: ignore[arg-type]
+            with replacing(part) as file, zipfile.ZipFile(file, "w") as archive:
+                for block in blocks:
+                    for key, array in self._checked(task, block, rows).items():
+                        name = f"{count}/{key}.npy"
+                        with archive.open(name, "w", force_zip64=True) as member:
+                            np.lib.format.write_array(member, array, allow_pickle=False)
+                    count += 1
+                    rows += int(np.sum(block.length))
+                if not count:
+                    raise ValueError(f"Task {task}: expected at least one episode, found none.")
             with replacing(receipt) as file:
-                file.write(json.dumps({"checksum": file_checksum(part)}).encode())
+                text = json.dumps({"checksum": file_checksum(part), "blocks": count})
+                file.write(text.encode())
 
     def commit(self, reference_returns: dict[str, Any]) -> Path:
         """Join the parts of all tasks, give the dataset its name, and return its path.
@@ -180,12 +221,13 @@ class DatasetWriter:
         missing = [task for task in range(self.num_tasks) if not self.has_task(task)]
         if missing:
             raise RuntimeError(f"Tasks {missing} of {self.path} are missing; write them first.")
-        lengths = [self._load(task, "length") for task in range(self.num_tasks)]
+        tasks = range(self.num_tasks)
+        lengths = [np.concatenate(list(self._load(task, "length"))) for task in tasks]
         every_length = np.concatenate(lengths)
         counts = [len(part) for part in lengths]
         episodes = {
             "task": np.repeat(np.arange(self.num_tasks), counts),
-            "stage": np.concatenate([self._load(t, "stage") for t in range(self.num_tasks)]),
+            "stage": np.concatenate([part for task in tasks for part in self._load(task, "stage")]),
             "start": np.cumsum(every_length) - every_length,
             "length": every_length,
         }
@@ -195,7 +237,7 @@ class DatasetWriter:
             parts = (
                 iter([episodes[key]])
                 if group == "episodes"
-                else (self._load(task, key) for task in range(self.num_tasks))
+                else (part for task in tasks for part in self._load(task, key))
             )
             return write_array(folder, name, shape, dtype, parts)
 
@@ -262,7 +304,27 @@ class DatasetWriter:
         stem = self.partial / "parts" / f"task_{task:05d}"
         return stem.with_suffix(".npz"), stem.with_suffix(".json")
 
-    def _load(self, task: int, key: str) -> NDArray[Any]:
-        with np.load(self._part(task)[0], allow_pickle=False) as part:
-            array: NDArray[Any] = part[key]
-        return array
+    def _checked(self, task: int, block: TaskBlock, first_row: int) -> dict[str, NDArray[Any]]:
+        """Return the arrays of a block as they are stored, once they fit the dataset."""
+        length = np.asarray(block.length, dtype=np.int64)
+        stage = np.asarray(block.stage, dtype=np.int64)
+        layout = {
+            key: expected_layout(self._manifest([], []))[f"transitions/{key}"]
+            for key in TRANSITION_KEYS
+        }
+        arrays = {
+            key: np.ascontiguousarray(np.asarray(block.transitions[key]).astype(dtype))
+            for key, (_, dtype) in layout.items()
+        }
+        row_shapes = {key: tuple(shape[1:]) for key, (shape, _) in layout.items()}
+        stages = len(self._header["stages"])
+        check_task(task, arrays, stage, length, row_shapes, stages, first_row)
+        return arrays | {"stage": stage, "length": length}
+
+    def _load(self, task: int, key: str) -> Iterator[NDArray[Any]]:
+        """Yield one array of a task, block by block."""
+        with zipfile.ZipFile(self._part(task)[0]) as archive:
+            for name in archive.namelist():
+                if name.endswith(f"/{key}.npy"):
+                    with archive.open(name) as member:
+                        yield np.lib.format.read_array(member, allow_pickle=False)

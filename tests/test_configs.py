@@ -61,14 +61,14 @@ def write_dataset(family: TaskFamily, path: Path) -> None:
         task_seed=0,
         task_parameters=parameters,
         splits=family.splits,
-        stages=["poor", "expert"],
+        stages=["stage_0", "stage_3", "expert"],
         provenance={"seed": 0},
     )
     lengths = [HORIZON] * 24
     for task in range(family.num_tasks):
         sizes = (family.observation_size, family.action_size)
         transitions = make_episodes(lengths, HORIZON, *sizes, seed=task)
-        writer.write_task(task, transitions, stage=[0] * 12 + [1] * 12, length=lengths)
+        writer.write_task(task, transitions, stage=[0] * 8 + [1] * 8 + [2] * 8, length=lengths)
     returns = {"random": np.zeros(len(parameters)), "best_behaviour": np.ones(len(parameters))}
     writer.commit(returns)
 

@@ -22,6 +22,7 @@ LAYERS: list[set[str]] = [
     {
         "behaviour",
         "collect",
+        "data_tools",
         "describe_data",
         "evaluation",
         "pack_behaviour",
@@ -31,7 +32,7 @@ LAYERS: list[set[str]] = [
     },
     {"methods"},
     {"datamodules", "callbacks"},
-    {"cli", "__main__"},
+    {"cli", "entry", "__main__"},
 ]
 SIMULATORS = {"gymnasium", "mujoco", "metaworld"}
 WITHOUT_SIMULATOR = (
@@ -165,6 +166,6 @@ def test_constraints_pin_every_dependency_once() -> None:
     declared = re.findall(
         r'"([A-Za-z0-9_-]+)(?:\[[a-z]+\])?>=', (ROOT / "pyproject.toml").read_text()
     )
-    optional = {"metaworld", "h5py", "minari"}
+    optional = {"metaworld"}
     missing = {re.sub("_", "-", name).lower() for name in declared} - optional - set(names)
     assert not missing

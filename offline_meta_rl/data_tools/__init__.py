@@ -1,0 +1,1 @@
+"""Tools for datasets: look at them, check them, convert, merge and split them."""

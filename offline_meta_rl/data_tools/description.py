@@ -1,0 +1,190 @@
+"""What the data of others does not say by itself: environment, tasks, splits, stages.
+
+It comes from a description file (YAML or JSON) and from options of the command; a built-in family
+fills in what it knows.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from offline_meta_rl.checks import plain_returns
+from offline_meta_rl.data_tools.source import Description
+
+KEYS = {
+    "family": str,
+    "environment": dict,
+    "horizon": int,
+    "task_seed": int,
+    "task_parameters": list,
+    "splits": dict,
+    "stages": list,
+    "reference_returns": dict,
+}
+FILE_NAMES = ("description.yaml", "description.json")
+
+
+def read_settings(file: Path | None, folder: Path) -> dict[str, Any]:
+    """Read a description; without one, ``description.yaml`` or ``.json`` in the data's folder.
+
+    Raises:
+        FileNotFoundError: the file is not there.
+        ValueError: names the key that is unknown or of another type.
+    """
+    if file is None:
+        file = next((folder / n for n in FILE_NAMES if (folder / n).is_file()), None)
+        if file is None:
+            return {}
+    if not file.is_file():
+        raise FileNotFoundError(f"No description at {file}; pass --description of a YAML file.")
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: expected YAML or JSON, found {error}.") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file}: expected keys and values, found {type(settings).__name__}.")
+    for key, value in settings.items():
+        if key not in KEYS:
+            raise ValueError(
+                f"{file}: unknown key {key!r}: expected some of {', '.join(KEYS)}. Correct or "
+                "remove it."
+            )
+        if not isinstance(value, KEYS[key]):
+            raise ValueError(
+                f"{file}: {key}: expected {KEYS[key].__name__}, found {type(value).__name__}."
+            )
+    return settings
+
+
+def describe(
+    settings: Mapping[str, Any],
+    *,
+    where: Path,
+    num_tasks: int,
+    observation_space: dict[str, Any],
+    action_space: dict[str, Any],
+    default_stage: str = "data",
+) -> Description:
+    """Complete a description.
+
+    Args:
+        settings: keys of a description file, and ``test_tasks``, a list, in place of splits.
+        where: the source, named in errors.
+        num_tasks: tasks found in the source, T.
+        observation_space: as found there.
+        action_space: as found there.
+        default_stage: name of the only stage, unless stages are described.
+
+    Raises:
+        ValueError: something is missing, or does not fit the data.
+    """
+    family = _built_in(settings, where)
+    name = settings.get("family") or (family.name if family else None)
+    name = name or settings["environment"].get("id", "").rpartition("/")[2]
+    if family is not None:
+        _check_sizes(family, observation_space, action_space, where)
+    horizon = settings.get("horizon") or (family.horizon if family else None)
+    if not horizon or horizon < 1:
+        raise ValueError(
+            f"{where}: expected the horizon, the steps after which an episode is truncated; found "
+            "none. Name it in the description (horizon: 200), or a built-in family."
+        )
+    environment = settings.get("environment") or {}
+    if family is not None:
+        environment = {"id": family.env_id, "version": family.version, "kwargs": {}}
+    return Description(
+        environment=environment,
+        family=name,
+        observation_space=observation_space,
+        action_space=action_space,
+        horizon=horizon,
+        task_seed=settings.get("task_seed") or 0,
+        task_parameters=_parameters(settings, family, num_tasks, where),
+        splits=_splits(settings, family, num_tasks, where),
+        stages=[str(stage) for stage in settings.get("stages") or [default_stage]],
+        reference_returns=plain_returns(settings.get("reference_returns") or {}),
+    )
+
+
+def _built_in(settings: Mapping[str, Any], where: Path) -> Any:
+    """Return the built-in family of a description, None if it is of another environment."""
+    from offline_meta_rl.envs import FAMILIES
+
+    environment = settings.get("environment") or {}
+    wanted = environment.get("id") or settings.get("family")
+    for family in FAMILIES.values():
+        if wanted in (family.name, family.env_id):
+            return family
+    if not environment.get("id"):
+        raise ValueError(
+            f"{where}: expected the family of tasks, found {wanted!r}. Pass --family with one of "
+            f"{', '.join(FAMILIES)}, or describe the environment (environment: {{id: ...}})."
+        )
+    return None
+
+
+def _check_sizes(
+    family: Any, observation: dict[str, Any], action: dict[str, Any], where: Path
+) -> None:
+    expected = ([family.observation_size], [family.action_size])
+    found = (observation["shape"], action["shape"])
+    if expected != found:
+        raise ValueError(
+            f"{where}: expected observations {expected[0]} and actions {expected[1]} of "
+            f"{family.name}, found {found[0]} and {found[1]}. Name the family of this data."
+        )
+
+
+def _parameters(
+    settings: Mapping[str, Any], family: Any, num_tasks: int, where: Path
+) -> list[list[float]]:
+    given = settings.get("task_parameters")
+    if given is None and family is not None and settings.get("task_seed") is None:
+        raise ValueError(
+            f"{where}: expected the parameters of each task of {family.name}, found none. List "
+            "them in the description (task_parameters: [[...], ...]), or pass --task-seed if the "
+            "tasks are the family's own."
+        )
+    if given is None and family is not None:
+        given = family.task_parameters(settings["task_seed"])[:num_tasks].tolist()
+    elif given is None:
+        given = [[float(task)] for task in range(num_tasks)]
+    try:
+        parameters = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError):
+        parameters = np.empty(0)
+    if parameters.ndim != 2 or len(parameters) != num_tasks or not np.isfinite(parameters).all():
+        raise ValueError(
+            f"{where}: task_parameters: expected one list of numbers for each of {num_tasks} "
+            f"tasks, all equally long; found {len(given)} entries. Describe every task once."
+        )
+    result: list[list[float]] = parameters.tolist()
+    return result
+
+
+def _splits(
+    settings: Mapping[str, Any], family: Any, num_tasks: int, where: Path
+) -> dict[str, dict[str, list[int]]]:
+    tasks = range(num_tasks)
+    test = settings.get("test_tasks")
+    given = settings.get("splits")
+    if test is not None:
+        given = {"default": {"train": [t for t in tasks if t not in test], "test": list(test)}}
+    elif given is None and family is not None and family.num_tasks == num_tasks:
+        given = {
+            name: {"train": list(train), "test": list(held_out)}
+            for name, (train, held_out) in family.splits.items()
+        }
+    elif given is None:
+        given = {"default": {"train": list(tasks), "test": []}}
+    for name, split in given.items():
+        known = isinstance(split, dict) and set(split) == {"train", "test"}
+        if not known or any(task not in tasks for part in split.values() for task in part):
+            raise ValueError(
+                f"{where}: split {name!r}: expected 'train' and 'test' lists of tasks 0 to "
+                f"{num_tasks - 1}, found {split}. Correct it."
+            )
+    return {name: {part: list(split[part]) for part in split} for name, split in given.items()}

@@ -1,0 +1,165 @@
+"""What a dataset holds, as tables."""
+
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from offline_meta_rl.data import TaskDataset
+from offline_meta_rl.data_tools.statistics import episode_statistics, summary
+
+
+def information(dataset: TaskDataset) -> dict[str, Any]:
+    """Return what a dataset holds, in plain JSON types."""
+    manifest = dataset.manifest
+    episodes = episode_statistics(dataset)
+    references = manifest.reference_returns
+    tasks = []
+    for task in range(manifest.num_tasks):
+        own = episodes.task == task
+        tasks.append(
+            {
+                "task": task,
+                "parameters": manifest.task_parameters[task],
+                "episodes": manifest.num_episodes[task],
+                "transitions": manifest.num_transitions[task],
+                "length": summary(episodes.length[own]),
+                "return": summary(episodes.returns[own]),
+                "stages": {
+                    name: summary(episodes.returns[own & (episodes.stage == index)])
+                    for index, name in enumerate(manifest.stages)
+                    if (own & (episodes.stage == index)).any()
+                },
+                "references": {
+                    name: values[task] for name, values in references.items() if name != "stages"
+                },
+            }
+        )
+    stages = {}
+    for index, name in enumerate(manifest.stages):
+        chosen = episodes.stage == index
+        if chosen.any():
+            stages[name] = {
+                "episodes": int(chosen.sum()),
+                "transitions": int(episodes.length[chosen].sum()),
+                "length": summary(episodes.length[chosen]),
+                "return": summary(episodes.returns[chosen]),
+            }
+            if name in references.get("stages", {}):
+                stages[name]["mean_action_return"] = float(np.mean(references["stages"][name]))
+    return {
+        "path": str(dataset.path),
+        "checksum": dataset.checksum,
+        "bytes": sum(entry.bytes for entry in manifest.arrays.values()),
+        "family": manifest.family,
+        "environment": manifest.environment,
+        "observation_space": manifest.observation_space,
+        "action_space": manifest.action_space,
+        "horizon": manifest.horizon,
+        "task_seed": manifest.task_seed,
+        "splits": manifest.splits,
+        "episodes": sum(manifest.num_episodes),
+        "transitions": len(dataset),
+        "stages": stages,
+        "tasks": tasks,
+        "provenance": manifest.provenance,
+    }
+
+
+def print_information(info: dict[str, Any], console: Console) -> None:
+    """Print three tables: the dataset, its stages, its tasks."""
+    console.print(_overview(info))
+    stages = Table(title="Stages", title_justify="left")
+    stages.add_column("stage")
+    for name in ("episodes", "transitions", "steps per episode", "return", "mean action's return"):
+        stages.add_column(name, justify="right")
+    for name, stage in info["stages"].items():
+        mean_action = stage.get("mean_action_return")
+        stages.add_row(
+            escape(name),
+            str(stage["episodes"]),
+            str(stage["transitions"]),
+            f"{stage['length']['mean']:.1f}",
+            _spread(stage["return"]),
+            "" if mean_action is None else f"{mean_action:.1f}",
+        )
+    console.print(stages)
+    console.print(_tasks(info))
+
+
+def _overview(info: dict[str, Any]) -> Table:
+    table = Table(title=escape(info["path"]), title_justify="left", show_header=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    environment = info["environment"]
+    rows = {
+        "family": f"{info['family']} ({environment.get('id')}, version "
+        f"{environment.get('version', '-')})",
+        "observations": _space(info["observation_space"]),
+        "actions": _space(info["action_space"]),
+        "tasks": f"{len(info['tasks'])}, seed {info['task_seed']}, horizon {info['horizon']}",
+        "data": f"{info['episodes']} episodes, {info['transitions']} transitions, "
+        f"{info['bytes'] / 2**20:.1f} MiB",
+        "checksum": info["checksum"],
+    }
+    for name, split in info["splits"].items():
+        rows[f"split {name}"] = f"{len(split['train'])} train, {len(split['test'])} test tasks"
+    for name, value in info["provenance"].items():
+        rows[f"provenance: {name}"] = str(value)
+    for name, value in rows.items():
+        table.add_row(escape(name), escape(value))
+    return table
+
+
+def _tasks(info: dict[str, Any]) -> Table:
+    table = Table(title="Tasks", title_justify="left")
+    table.add_column("task", justify="right")
+    table.add_column("parameters", no_wrap=True)
+    for name in ("episodes", "transitions", "steps", "return"):
+        table.add_column(name, justify="right", no_wrap=True)
+    references = sorted({name for task in info["tasks"] for name in task["references"]})
+    stages = list(info["stages"]) if len(info["stages"]) > 1 else []
+    for name in (*stages, *references):
+        table.add_column(escape(name.replace("_", " ")), justify="right")
+    for task in info["tasks"]:
+        of_stage = [
+            f"{task['stages'][name]['mean']:.1f}" if name in task["stages"] else ""
+            for name in stages
+        ]
+        table.add_row(
+            str(task["task"]),
+            _numbers(task["parameters"]),
+            str(task["episodes"]),
+            str(task["transitions"]),
+            _range(task["length"]),
+            _spread(task["return"]),
+            *of_stage,
+            *(f"{task['references'][name]:.1f}" for name in references),
+        )
+    return table
+
+
+def _spread(values: dict[str, float]) -> str:
+    return f"{values['mean']:.1f} ± {values['std']:.1f}"
+
+
+def _range(values: dict[str, float]) -> str:
+    low, high = f"{values['min']:.0f}", f"{values['max']:.0f}"
+    return low if low == high else f"{low} to {high}"
+
+
+def _numbers(values: list[float]) -> str:
+    shown = ", ".join(f"{value:.3g}" for value in values[:3])
+    return shown if len(values) <= 3 else f"{shown}, … ({len(values)})"
+
+
+def _space(space: dict[str, Any]) -> str:
+    low, high = ("unbounded" if side is None else f"{side:g}" for side in _sides(space))
+    limits = "unbounded" if low == high == "unbounded" else f"{low} to {high}"
+    return f"{space['shape']} {space['dtype']}, {limits}"
+
+
+def _sides(space: dict[str, Any]) -> tuple[float | None, float | None]:
+    return space["low"], space["high"]

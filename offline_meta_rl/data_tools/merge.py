@@ -1,0 +1,216 @@
+"""Making one dataset of several, and parts of one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offline_meta_rl.data import TaskDataset
+from offline_meta_rl.data_tools.native import EpisodeSource
+from offline_meta_rl.data_tools.source import Description
+
+Parts = list[list[tuple[TaskDataset, NDArray[np.int64], NDArray[np.int64]]]]
+SHARED = ("environment", "family", "observation_space", "action_space", "horizon", "task_seed")
+
+
+def merged(datasets: Sequence[TaskDataset]) -> EpisodeSource:
+    """Return the union of datasets of one family.
+
+    Tasks with the same parameters are one task, with the episodes of all; other tasks are added.
+    Splits and reference returns are kept where every dataset has them.
+
+    Raises:
+        ValueError: the datasets do not fit together, or two are the same.
+    """
+    first = datasets[0].manifest
+    for dataset in datasets[1:]:
+        for name in SHARED:
+            expected, found = getattr(first, name), getattr(dataset.manifest, name)
+            if expected != found:
+                raise ValueError(
+                    f"{dataset.path}: {name}: expected {expected} as in {datasets[0].path}, found "
+                    f"{found}. Only datasets of the same tasks and spaces can be merged."
+                )
+    seen: dict[str, TaskDataset] = {}
+    for dataset in datasets:
+        twin = seen.setdefault(_data_checksum(dataset), dataset)
+        if twin is not dataset:
+            raise ValueError(
+                f"{dataset.path} holds the same data as {twin.path}: expected different episodes, "
+                "found every one twice. Name each dataset once."
+            )
+    tasks: dict[tuple[float, ...], int] = {}
+    places = [
+        [tasks.setdefault(tuple(p), len(tasks)) for p in d.manifest.task_parameters]
+        for d in datasets
+    ]
+    stages = list(dict.fromkeys(stage for d in datasets for stage in d.manifest.stages))
+    parts: Parts = [[] for _ in tasks]
+    for dataset, place in zip(datasets, places, strict=True):
+        renamed = np.asarray([stages.index(name) for name in dataset.manifest.stages])
+        task, stage = (dataset.episodes[key].numpy() for key in ("task", "stage"))
+        for own, new in enumerate(place):
+            episodes = np.flatnonzero(task == own)
+            parts[new].append((dataset, episodes, renamed[stage[episodes]]))
+    description = Description(
+        **{name: getattr(first, name) for name in SHARED},
+        task_parameters=[list(parameters) for parameters in tasks],
+        splits=_merged_splits(datasets, places),
+        stages=stages,
+        reference_returns=_merged_returns(datasets, places, len(tasks)),
+    )
+    return EpisodeSource(description, {"merged": [d.checksum for d in datasets]}, parts)
+
+
+def selected(
+    dataset: TaskDataset, keep: NDArray[np.bool_], origin: dict[str, Any]
+) -> EpisodeSource:
+    """Return some episodes of a dataset; tasks and stages without any are left out.
+
+    Args:
+        dataset: the dataset.
+        keep: which episodes, [E].
+        origin: how they were chosen.
+
+    Raises:
+        ValueError: no episode is left.
+    """
+    manifest = dataset.manifest
+    if not keep.any():
+        raise ValueError(f"{dataset.path}: expected at least one episode to be left, found none.")
+    task, stage = (dataset.episodes[key].numpy() for key in ("task", "stage"))
+    tasks, stages = np.unique(task[keep]).tolist(), np.unique(stage[keep]).tolist()
+    new_stage = np.searchsorted(stages, stage)
+    parts: Parts = []
+    for index in tasks:
+        episodes = np.flatnonzero(keep & (task == index))
+        parts.append([(dataset, episodes, new_stage[episodes])])
+    description = Description(
+        **{name: getattr(manifest, name) for name in SHARED},
+        task_parameters=[manifest.task_parameters[index] for index in tasks],
+        splits={
+            name: {part: [tasks.index(t) for t in split[part] if t in tasks] for part in split}
+            for name, split in manifest.splits.items()
+        },
+        stages=[manifest.stages[index] for index in stages],
+        reference_returns=_returns_of(manifest.reference_returns, tasks, manifest, stages),
+    )
+    return EpisodeSource(description, {"dataset": dataset.checksum} | origin, parts)
+
+
+def chosen_episodes(
+    dataset: TaskDataset,
+    *,
+    tasks: Sequence[int] | None = None,
+    stages: Sequence[str] | None = None,
+    fraction: float | None = None,
+    seed: int = 0,
+) -> NDArray[np.bool_]:
+    """Choose episodes by task, stage, and a random share of every task's episodes of every stage.
+
+    Returns:
+        Whether each episode is chosen, [E].
+
+    Raises:
+        ValueError: an unknown task or stage, or a fraction outside (0, 1).
+    """
+    manifest = dataset.manifest
+    task, stage = (dataset.episodes[key].numpy() for key in ("task", "stage"))
+    keep = np.ones(len(task), dtype=bool)
+    if tasks is not None:
+        unknown = sorted(set(tasks) - set(range(manifest.num_tasks)))
+        if unknown:
+            raise ValueError(
+                f"Unknown tasks {unknown}: expected some of 0 to {manifest.num_tasks - 1}."
+            )
+        keep &= np.isin(task, tasks)
+    if stages is not None:
+        unknown_stages = sorted(set(stages) - set(manifest.stages))
+        if unknown_stages:
+            raise ValueError(
+                f"Unknown stages {unknown_stages}: expected some of {manifest.stages}."
+            )
+        keep &= np.isin(stage, [manifest.stages.index(name) for name in stages])
+    if fraction is not None:
+        if not 0.0 < fraction < 1.0:
+            raise ValueError(f"Fraction: expected a number between 0 and 1, found {fraction}.")
+        random = np.random.default_rng(seed)
+        for group in np.unique(task * len(manifest.stages) + stage):
+            episodes = np.flatnonzero(task * len(manifest.stages) + stage == group)
+            order = random.permutation(episodes)
+            count = round(fraction * len(episodes))
+            keep[order[max(1, min(count, len(episodes) - 1)) :]] = False
+    return keep
+
+
+def _data_checksum(dataset: TaskDataset) -> str:
+    entries = dataset.manifest.arrays
+    return " ".join(c for name in sorted(entries) for c in entries[name].checksums)
+
+
+def _merged_splits(
+    datasets: Sequence[TaskDataset], places: list[list[int]]
+) -> dict[str, dict[str, list[int]]]:
+    """Return the splits that every dataset has, of the new task numbers."""
+    names = [
+        n for n in datasets[0].manifest.splits if all(n in d.manifest.splits for d in datasets)
+    ]
+    result = {}
+    for name in names:
+        roles: dict[int, tuple[bool, bool]] = {}
+        for dataset, place in zip(datasets, places, strict=True):
+            split = dataset.manifest.splits[name]
+            for own, new in enumerate(place):
+                role = (own in split["train"], own in split["test"])
+                if roles.setdefault(new, role) != role:
+                    raise ValueError(
+                        f"{dataset.path}: split {name!r}: expected task {own} on the same side as "
+                        "in the other datasets, found another. Merging would mix train and test "
+                        "tasks; make the splits agree."
+                    )
+        result[name] = {
+            part: [task for task in sorted(roles) if roles[task][side]]
+            for side, part in enumerate(("train", "test"))
+        }
+    return result
+
+
+def _merged_returns(
+    datasets: Sequence[TaskDataset], places: list[list[int]], num_tasks: int
+) -> dict[str, Any]:
+    """Return the reference returns that every dataset has; a task's come from the first with it."""
+
+    def join(tables: list[dict[str, Any]]) -> dict[str, Any]:
+        result = {}
+        for name in tables[0]:
+            if name == "stages" or any(name not in table for table in tables):
+                continue
+            values: dict[int, float] = {}
+            for table, place in zip(tables, places, strict=True):
+                for own, new in enumerate(place):
+                    values.setdefault(new, table[name][own])
+            result[name] = [values[task] for task in range(num_tasks)]
+        return result
+
+    tables = [dataset.manifest.reference_returns for dataset in datasets]
+    stages = join([table.get("stages", {}) for table in tables])
+    return join(tables) | ({"stages": stages} if stages else {})
+
+
+def _returns_of(
+    returns: dict[str, Any], tasks: list[int], manifest: Any, stages: list[int]
+) -> dict[str, Any]:
+    """Return the reference returns of some tasks and stages."""
+    kept = {manifest.stages[index] for index in stages}
+    result: dict[str, Any] = {}
+    for name, values in returns.items():
+        if name == "stages":
+            result[name] = {
+                stage: [table[task] for task in tasks]
+                for stage, table in values.items()
+                if stage in kept
+            }
+        else:
+            result[name] = [values[task] for task in tasks]
+    return result

@@ -1,0 +1,110 @@
+"""A picture of a dataset: returns, learning curves of the behaviour, where the tasks lead."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offline_meta_rl.data import TaskDataset
+from offline_meta_rl.data_tools.statistics import Episodes, episode_statistics
+
+SAMPLE = 4000  # observations of each task
+CELLS = 24  # on each side of the grid that visits are counted on
+BINS = 40
+
+
+def plot(dataset: TaskDataset, path: str | Path) -> None:
+    """Draw return histograms, behaviour learning curves and the overlap of visited states.
+
+    Args:
+        dataset: the dataset.
+        path: of the PNG; replaced when complete.
+    """
+    from matplotlib.figure import Figure
+
+    episodes = episode_statistics(dataset)
+    figure = Figure(figsize=(15.0, 4.8), layout="constrained")
+    figure.suptitle(
+        f"{dataset.manifest.family}: {len(episodes.task)} episodes, {len(dataset)} rows"
+    )
+    histogram, curves, visits = figure.subplots(1, 3)
+    _draw_histogram(figure, histogram, episodes, dataset.manifest.num_tasks)
+    _draw_curves(curves, episodes, dataset.manifest.stages)
+    for axis in (histogram.yaxis, curves.xaxis, visits.xaxis, visits.yaxis):
+        axis.get_major_locator().set_params(integer=True)
+    image = visits.imshow(overlap(dataset), vmin=0.0, vmax=1.0, cmap="viridis")
+    visits.set(title="overlap of visited states", xlabel="task", ylabel="task")
+    figure.colorbar(image, ax=visits, shrink=0.8)
+    target = Path(path)
+    partial = target.with_name(f".{target.stem}.partial.png")
+    figure.savefig(partial, dpi=120, format="png")
+    os.replace(partial, target)
+
+
+def overlap(dataset: TaskDataset, seed: int = 0) -> NDArray[np.float64]:
+    """Return how much two tasks visit the same states, [T, T]: 0 nowhere, 1 equally often.
+
+    Observations are projected on the two directions in which they differ most, all tasks together
+    and each number in units of its spread. The overlap of two tasks is the sum over the cells of a
+    grid of the smaller of their shares of visits.
+    """
+    random = np.random.default_rng(seed)
+    samples = []
+    observation = dataset.transitions["observation"].numpy()
+    for task in range(dataset.manifest.num_tasks):
+        first, stop = dataset.task_rows(task)
+        size = min(SAMPLE, stop - first)
+        rows = first + np.sort(random.choice(stop - first, size, replace=False))
+        dataset.touch(["observation"], rows)
+        samples.append(observation[rows].reshape(size, -1).astype(np.float64))
+    every = np.concatenate(samples)
+    centre, spread = every.mean(0), every.std(0)
+    spread[spread == 0.0] = 1.0
+    _, directions = np.linalg.eigh(
+        np.cov(((every - centre) / spread).T, ddof=0).reshape(every.shape[1], every.shape[1])
+    )
+    points = [(part - centre) / spread @ directions[:, -2:] for part in samples]
+    low, high = (np.quantile(np.concatenate(points), q, axis=0) for q in (0.005, 0.995))
+    cell = np.where(high > low, (high - low) / CELLS, 1.0)
+    shares = []
+    for part in points:
+        index = np.clip(((part - low) / cell).astype(np.int64), 0, CELLS - 1)
+        flat = np.ravel_multi_index(tuple(index.T), (CELLS,) * index.shape[1])
+        shares.append(np.bincount(flat, minlength=CELLS**2) / len(part))
+    share = np.stack(shares)
+    return np.stack([np.minimum(share, row).sum(axis=1) for row in share])
+
+
+def _draw_histogram(figure: Any, axes: Any, episodes: Episodes, num_tasks: int) -> None:
+    low, high = float(episodes.returns.min()), float(episodes.returns.max())
+    edges = np.linspace(low, high if high > low else low + 1.0, BINS + 1)
+    counts = np.stack(
+        [np.histogram(episodes.returns[episodes.task == t], edges)[0] for t in range(num_tasks)]
+    )
+    image = axes.imshow(
+        np.ma.masked_equal(counts, 0),
+        aspect="auto",
+        origin="lower",
+        extent=(edges[0], edges[-1], -0.5, num_tasks - 0.5),
+        cmap="magma_r",
+    )
+    axes.set(title="returns per task", xlabel="return of an episode", ylabel="task")
+    figure.colorbar(image, ax=axes, shrink=0.8, label="episodes")
+
+
+def _draw_curves(axes: Any, episodes: Episodes, stages: list[str]) -> None:
+    number = np.concatenate([np.arange(n) for n in np.bincount(episodes.task) if n])
+    for index, name in enumerate(stages):
+        chosen = episodes.stage == index
+        axes.scatter(number[chosen], episodes.returns[chosen], s=5, alpha=0.5, label=name)
+    counts = np.bincount(number)
+    mean = np.bincount(number, weights=episodes.returns) / counts
+    width = max(1, len(mean) // 50)
+    kernel = np.ones(width)
+    smooth = np.convolve(mean * counts, kernel, "same") / np.convolve(counts, kernel, "same")
+    shared = np.flatnonzero(2 * counts >= counts[0])  # where most tasks have an episode
+    axes.plot(shared, smooth[shared], color="black", linewidth=1.5, label="mean over tasks")
+    axes.set(title="behaviour", xlabel="episode, in order of collection", ylabel="return")
+    axes.legend(fontsize="small", markerscale=2)

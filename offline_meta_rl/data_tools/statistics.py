@@ -1,0 +1,50 @@
+"""Returns and lengths of a dataset's episodes, by task and stage."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offline_meta_rl.data import TaskDataset
+
+
+class Episodes(NamedTuple):
+    """What is known of each of E episodes, in the order of task and collection.
+
+    Attributes:
+        task: index, [E].
+        stage: index, [E].
+        length: steps, [E].
+        returns: undiscounted, [E].
+    """
+
+    task: NDArray[np.int64]
+    stage: NDArray[np.int64]
+    length: NDArray[np.int64]
+    returns: NDArray[np.float64]
+
+
+def episode_statistics(dataset: TaskDataset) -> Episodes:
+    """Sum the rewards of every episode, one task at a time."""
+    task, stage, start, length = (
+        dataset.episodes[key].numpy() for key in ("task", "stage", "start", "length")
+    )
+    reward = dataset.transitions["reward"].numpy()
+    returns = np.empty(len(task))
+    for index in range(dataset.manifest.num_tasks):
+        first, stop = dataset.task_rows(index)
+        dataset.touch(["reward"], np.arange(first, stop))
+        own = task == index
+        values = reward[first:stop].astype(np.float64)
+        returns[own] = np.add.reduceat(values, start[own] - first)
+    return Episodes(task, stage, length, returns)
+
+
+def summary(values: NDArray) -> dict[str, float]:
+    """Return mean, standard deviation, smallest and largest of some numbers."""
+    return {
+        "mean": float(values.mean()),
+        "std": float(values.std()),
+        "min": float(values.min()),
+        "max": float(values.max()),
+    }
