@@ -1,6 +1,7 @@
 """The command line: what it accepts, what wins over what, what it says when it refuses."""
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -229,3 +230,17 @@ def test_relative_to_root() -> None:
 def test_option() -> None:
     assert cli.option(["fit", "--ckpt_path", "a", "--ckpt_path=b"], "--ckpt_path") == "b"
     assert cli.option(["fit", "--ckpt_path"], "--ckpt_path") is None
+
+
+def test_no_extra_is_needed_to_import_everything() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('imageio', 'PIL.ImageDraw', 'h5py', 'minari', 'pytest', 'tensorboard'):\n"
+        "    sys.modules[name] = None\n"
+        "from offline_meta_rl.cli import import_classes\n"
+        "from offline_meta_rl.envs import FAMILIES\n"
+        "import_classes()\n"
+        "FAMILIES['ant_dir'].base_model()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -12,9 +12,9 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
+import gymnasium
 import mujoco
 import numpy as np
-from gymnasium.envs.mujoco import mujoco_env
 from numpy.typing import NDArray
 
 from offline_meta_rl.envs.base import (
@@ -26,7 +26,8 @@ from offline_meta_rl.envs.base import (
     held_out_split,
 )
 
-ASSETS = Path(mujoco_env.__file__).parent / "assets"
+# Only the path: importing gymnasium.envs.mujoco would need the packages of its renderer.
+ASSETS = Path(gymnasium.__file__).parent / "envs" / "mujoco" / "assets"
 
 
 class LocomotionFamily(TaskFamily):
