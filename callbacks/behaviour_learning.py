@@ -137,8 +137,8 @@ class BehaviourLearning(lightning.Callback):
         _LOGGER.info("%d of %d agents learned (%s).", learned, judged, CRITERION)
 
 
-def _data(trainer: lightning.Trainer) -> Any:
-    return trainer.datamodule  # type: ignore[attr-defined]
+def _data(trainer: Any) -> Any:
+    return trainer.datamodule
 
 
 def _tables(data: Any) -> dict[int, EpisodeTable]:

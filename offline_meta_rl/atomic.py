@@ -56,6 +56,16 @@ def replacing(file: Path) -> Iterator[IO[bytes]]:
     sync_folder(file.parent)
 
 
+def reserve(stream: IO[bytes], size: int) -> None:
+    """Claim ``size`` bytes on the disk for a file, where the system can.
+
+    Raises:
+        OSError: there is not enough room.
+    """
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        os.posix_fallocate(stream.fileno(), 0, size)
+
+
 def sync(stream: IO[bytes]) -> None:
     """Force a file's content to the disk."""
     stream.flush()

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from offline_meta_rl.arrays import checksum, write_array
-from offline_meta_rl.atomic import explain_os_errors
+from offline_meta_rl.atomic import explain_os_errors, reserve
 from offline_meta_rl.manifest import CHUNK_BYTES, ArrayEntry
 from offline_meta_rl.storage import DatasetWriter
 
@@ -241,5 +241,6 @@ def _map(file: Path, shape: tuple[int, ...], dtype: str) -> "np.memmap[Any, Any]
     with open(file, "ab") as stream:
         if stream.tell() != size:
             stream.truncate(0)
-            os.posix_fallocate(stream.fileno(), 0, size)
+            reserve(stream, size)
+            stream.truncate(size)
     return np.memmap(file, dtype=dtype, mode="r+", shape=shape)

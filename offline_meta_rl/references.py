@@ -5,7 +5,7 @@ Shapes: T tasks, N environments, A action size, P numbers that describe a task.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -16,6 +16,22 @@ from offline_meta_rl.envs.base import Array, TaskFamily
 from offline_meta_rl.rollout import Act, run_episodes
 
 EPISODES = 10
+
+
+class Measurement(TypedDict):
+    """Keyword arguments of every measurement.
+
+    Attributes:
+        seed: of initial states and random actions.
+        task_seed: of the task parameters.
+        num_threads: of the simulator; None for one per core.
+        tasks: indices of the tasks to measure; None for all.
+    """
+
+    seed: int
+    task_seed: int
+    num_threads: NotRequired[int | None]
+    tasks: NotRequired[Sequence[int] | None]
 
 
 def uniform_actor(num_envs: int, action_size: int, generator: torch.Generator) -> Act:
@@ -31,25 +47,22 @@ def uniform_actor(num_envs: int, action_size: int, generator: torch.Generator) -
 def mean_returns(
     family: TaskFamily,
     act_for: Callable[[Array], Act],
-    *,
-    seed: int,
-    task_seed: int,
-    num_threads: int | None = None,
-    tasks: Sequence[int] | None = None,
+    **settings: Unpack[Measurement],
 ) -> Array:
     """Return the mean return [T] of a policy over episodes in every task, all as one batch.
 
     Args:
         family: the task family.
         act_for: given the task parameters [T * episodes, P] of all rows, returns their policy.
-        seed: of the initial states.
-        task_seed: of the task parameters.
-        num_threads: of the simulator; None for one per core.
-        tasks: indices of the tasks to measure; None for all.
+        settings: see ``Measurement``.
     """
+    tasks = settings.get("tasks")
     chosen = slice(None) if tasks is None else list(tasks)
-    parameters = np.repeat(family.task_parameters(task_seed)[chosen], EPISODES, axis=0)
-    engine = family.make_engine(parameters, seed=seed, num_threads=num_threads)
+    every = family.task_parameters(settings["task_seed"])
+    parameters = np.repeat(every[chosen], EPISODES, axis=0)
+    engine = family.make_engine(
+        parameters, seed=settings["seed"], num_threads=settings.get("num_threads")
+    )
     episodes = run_episodes(engine, act_for(parameters), family.horizon)
     engine.close()
     usable = np.where(episodes.diverged, np.nan, episodes.returns)
@@ -57,53 +70,27 @@ def mean_returns(
     return mean
 
 
-def random_returns(
-    family: TaskFamily,
-    *,
-    seed: int,
-    task_seed: int,
-    num_threads: int | None = None,
-    tasks: Sequence[int] | None = None,
-) -> Array:
+def random_returns(family: TaskFamily, **settings: Unpack[Measurement]) -> Array:
     """Return the mean return [T] of uniform random actions; see ``mean_returns``."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(settings["seed"])
     return mean_returns(
         family,
         lambda parameters: uniform_actor(len(parameters), family.action_size, generator),
-        seed=seed,
-        task_seed=task_seed,
-        num_threads=num_threads,
-        tasks=tasks,
+        **settings,
     )
 
 
-def still_returns(
-    family: TaskFamily,
-    *,
-    seed: int,
-    task_seed: int,
-    num_threads: int | None = None,
-    tasks: Sequence[int] | None = None,
-) -> Array:
+def still_returns(family: TaskFamily, **settings: Unpack[Measurement]) -> Array:
     """Return the mean return [T] of zero actions; see ``mean_returns``."""
 
     def still(parameters: Array) -> Act:
         zero = np.zeros((len(parameters), family.action_size), dtype=np.float32)
         return lambda _: zero
 
-    return mean_returns(
-        family, still, seed=seed, task_seed=task_seed, num_threads=num_threads, tasks=tasks
-    )
+    return mean_returns(family, still, **settings)
 
 
-def shipped_returns(
-    family: TaskFamily,
-    *,
-    seed: int,
-    task_seed: int,
-    num_threads: int | None = None,
-    tasks: Sequence[int] | None = None,
-) -> Array | None:
+def shipped_returns(family: TaskFamily, **settings: Unpack[Measurement]) -> Array | None:
     """Return the mean return [T] of the best behaviour that ships; None where none ships."""
     try:
         behaviour = load_behaviour(family)
@@ -113,10 +100,7 @@ def shipped_returns(
     return mean_returns(
         family,
         lambda rows: acting(behaviour, np.full(len(rows), best), rows, stochastic=False),
-        seed=seed,
-        task_seed=task_seed,
-        num_threads=num_threads,
-        tasks=tasks,
+        **settings,
     )
 
 
@@ -142,7 +126,7 @@ def reference_returns(
     Returns:
         ``random``, ``standing_still``, ``best_behaviour``: lists [T]; ``stages``: stage -> [T].
     """
-    common: dict[str, Any] = {"seed": seed, "task_seed": task_seed, "num_threads": num_threads}
+    common = Measurement(seed=seed, task_seed=task_seed, num_threads=num_threads)
     random = random_returns(family, **common)
     advance()
     standing = still_returns(family, **common)

@@ -1,9 +1,10 @@
-"""Small datasets for tests."""
+"""Small datasets, and a trainer, for tests."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning
 import numpy as np
 from numpy.typing import NDArray
 from tensordict import TensorDict
@@ -137,6 +138,18 @@ def make_dataset(
             "best_behaviour": np.full(num_tasks, 10.0),
             "stages": {name: np.full(num_tasks, 5.0 * i) for i, name in enumerate(STAGES)},
         }
+    )
+
+
+def quiet_trainer(folder: Path, max_steps: int) -> lightning.Trainer:
+    """Return a trainer that writes and shows nothing."""
+    return lightning.Trainer(
+        default_root_dir=folder,
+        max_steps=max_steps,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
     )
 
 

@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.run(options)
     except KeyboardInterrupt:
         sys.exit("interrupted; the same command goes on where it stopped")
-    except Exception as error:
+    except Exception as error:  # whichever: raised here on purpose, it is about the input
         if os.environ.get(DEBUG_VARIABLE) or not raised_in_project(error):
             raise
         sys.exit(f"error: {error}\n(set {DEBUG_VARIABLE}=1 for the traceback)")

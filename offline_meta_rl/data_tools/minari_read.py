@@ -142,7 +142,13 @@ class MinariFolder(TaskSource):
                     f"found {found}. All tasks share their spaces."
                 )
             spaces = found
-        return describe(settings, where=folder, num_tasks=len(self._storages), **spaces)  # type: ignore[arg-type]
+        return describe(
+            settings,
+            where=folder,
+            num_tasks=len(self._storages),
+            observation_space=spaces["observation_space"],
+            action_space=spaces["action_space"],
+        )
 
 
 def _box(space: Any, where: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from offline_meta_rl.atomic import explain_os_errors, path_lock, replacing, sync_folder
+from offline_meta_rl.atomic import explain_os_errors, path_lock, replacing, reserve, sync_folder
 from offline_meta_rl.checks import check_same_collection
 from offline_meta_rl.data_tools.episodes import broken_rows
 from offline_meta_rl.data_tools.extras import require
@@ -109,15 +109,13 @@ def _check_room(folder: Path, block: TaskBlock) -> None:
     Raises:
         OSError: it does not.
     """
-    if not hasattr(os, "posix_fallocate"):
-        return  # as on macOS
     size = sum(np.asarray(array).nbytes for array in block.transitions.values())
-    reserve = folder / "reserve"
+    file = folder / "reserve"
     try:
-        with open(reserve, "wb") as file:
-            os.posix_fallocate(file.fileno(), 0, 2 * size + EPISODE_BYTES * len(block.length))
+        with open(file, "wb") as stream:
+            reserve(stream, 2 * size + EPISODE_BYTES * len(block.length))
     finally:
-        reserve.unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
 
 
 def _buffers(

@@ -9,7 +9,7 @@ import itertools
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -125,7 +125,8 @@ def _bytes(text: Any, encoding: str = "latin1") -> bytes:
 def _filled(content: Any, kind: _Type, shape: Any, order: str) -> Any:
     """Return an array of its own with this content."""
     array = np.frombuffer(content, dtype=kind.numpy())
-    return array.reshape(tuple(shape), order=order).copy(order=order)  # type: ignore[call-overload]
+    layout: Literal["C", "F"] = "F" if order == "F" else "C"
+    return array.reshape(tuple(shape), order=layout).copy(order=layout)
 
 
 def _plain(value: Any, visited: Iterator[int]) -> Any:

@@ -4,6 +4,7 @@ import contextlib
 import lzma
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -19,7 +20,7 @@ HDF5_SUFFIXES = (".hdf5", ".h5")
 BROKEN = (OSError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
 
 
-class RowFile:
+class RowFile(ABC):
     """Named arrays in one file; ``open`` one.
 
     Attributes:
@@ -108,6 +109,7 @@ class RowFile:
         with self.explained(), contextlib.ExitStack() as stack:
             return self._reader(key, stack)(0, self.shapes[key][0] if self.shapes[key] else 1)
 
+    @abstractmethod
     def close(self) -> None:
         """Close the file."""
 
@@ -123,9 +125,9 @@ class RowFile:
                 f"({error}). It is cut short or damaged; copy it again."
             ) from error
 
+    @abstractmethod
     def _reader(self, key: str, stack: contextlib.ExitStack) -> Any:
         """Return a function of (first row, rows); called with ascending rows."""
-        raise NotImplementedError(key)
 
 
 class Hdf5Rows(RowFile):

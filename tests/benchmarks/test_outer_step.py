@@ -4,7 +4,6 @@ Both sides do the same step at the sizes of half-cheetah velocity (5 tasks, batc
 million parameters, second order) with the same threads, dtype and data; Adam is on neither side.
 """
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,6 @@ from offline_meta_rl.methods.macaw import Macaw
 from tests import reference_macaw as reference
 from tests.benchmarks.record import record
 
-THREADS = min(2, os.cpu_count() or 1)
 TASKS, ROWS = 5, 256
 
 
@@ -30,15 +28,6 @@ def milliseconds(step: Callable[[], object], repeats: int) -> float:
         if repeat >= 2:
             times.append(1e3 * (time.perf_counter() - start))
     return sorted(times)[len(times) // 2]
-
-
-@pytest.fixture
-def threads() -> None:
-    """As many threads for both sides."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("threads")
@@ -76,7 +65,7 @@ def test_outer_step_against_plain_loop() -> None:
     plain_ms, eager_ms, compiled_ms = (sorted(column)[1] for column in zip(*rounds, strict=True))
     record(
         Path(__file__).stem,
-        threads=THREADS,
+        threads=torch.get_num_threads(),
         plain_ms=plain_ms,
         eager_ms=eager_ms,
         compiled_ms=compiled_ms,

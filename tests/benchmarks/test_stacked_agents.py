@@ -20,7 +20,6 @@ from tests.benchmarks.record import record
 from tests.reference_sac import ReferenceAgent, random_batch
 
 OBSERVATION_SIZE, ACTION_SIZE = 20, 6  # of the half-cheetah
-THREADS = min(2, len(os.sched_getaffinity(0)))
 
 
 def stacked(num_tasks: int, width: int, rows: int, device: str) -> Callable[[], object]:
@@ -107,15 +106,6 @@ def compare(
         ratio_of_processor_time=processor["stacked"] / processor["sequential"],
     )
     return clock["stacked"] / clock["sequential"]
-
-
-@pytest.fixture
-def threads() -> None:
-    """As many threads for both sides."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("threads")

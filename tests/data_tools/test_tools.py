@@ -17,7 +17,7 @@ from offline_meta_rl.data import TaskDataset
 from offline_meta_rl.data_tools.command import main
 from offline_meta_rl.data_tools.plot import overlap
 from offline_meta_rl.data_tools.validate import validate
-from tests.data_tools.test_bad_input import refused
+from tests.data_tools.damage import refused
 from tests.helpers import make_dataset, writer_for
 
 

@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import lightning
 import pytest
 import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
 from offline_meta_rl.methods.base import MetaModule
-from tests.helpers import Batches
+from tests.helpers import Batches, quiet_trainer
 
 
 class Transposed(MetaModule):
@@ -30,14 +29,7 @@ class Transposed(MetaModule):
 
 
 def train(module: MetaModule, folder: Path) -> None:
-    trainer = lightning.Trainer(
-        default_root_dir=folder,
-        max_steps=3,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = quiet_trainer(folder, max_steps=3)
     batches = [TensorDict({"x": torch.zeros(1, 1)}, [1]) for _ in range(3)]
     trainer.fit(module, train_dataloaders=Batches(*batches))
 

@@ -9,14 +9,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-import lightning
 import pytest
 import torch
 from tensordict import TensorDict
 from torch import Tensor
 
 from offline_meta_rl.methods.sac import SAC
-from tests.helpers import Batches
+from tests.helpers import Batches, quiet_trainer
 
 ROWS, DISCOUNT, TARGET_ENTROPY = 5, 0.9, -2.0
 TERMINATED, TRUNCATED = 1, 3  # rows whose episode ended there
@@ -180,14 +179,7 @@ def test_an_update_moves_every_weight_as_plain_adam_would(noise: Tensor, tmp_pat
     losses = plain.loss(batch)
     sum(losses[f"loss_{name}"] for name in ("actor", "qvalue", "alpha")).backward()  # type: ignore[union-attr]
     optimizer.step()
-    trainer = lightning.Trainer(
-        default_root_dir=tmp_path,
-        max_steps=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    trainer = quiet_trainer(tmp_path, max_steps=1)
     trainer.fit(module, train_dataloaders=Batches(batch[None]))
     for (name, found), expected in zip(module.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(found, expected, msg=lambda text, name=name: f"{name}: {text}")
