@@ -47,6 +47,8 @@ def uniform_actor(num_envs: int, action_size: int, generator: torch.Generator) -
 def mean_returns(
     family: TaskFamily,
     act_for: Callable[[Array], Act],
+    *,
+    on_state: bool = False,
     **settings: Unpack[Measurement],
 ) -> Array:
     """Return the mean return [T] of a policy over episodes in every task, all as one batch.
@@ -54,6 +56,7 @@ def mean_returns(
     Args:
         family: the task family.
         act_for: given the task parameters [T * episodes, P] of all rows, returns their policy.
+        on_state: the policy is a script, which is given the engine's state.
         settings: see ``Measurement``.
     """
     tasks = settings.get("tasks")
@@ -63,7 +66,7 @@ def mean_returns(
     engine = family.make_engine(
         parameters, seed=settings["seed"], num_threads=settings.get("num_threads")
     )
-    episodes = run_episodes(engine, act_for(parameters), family.horizon)
+    episodes = run_episodes(engine, act_for(parameters), family.horizon, on_state=on_state)
     engine.close()
     usable = np.where(episodes.diverged, np.nan, episodes.returns)
     mean: Array = np.nanmean(usable.reshape(-1, EPISODES), axis=1)
@@ -100,6 +103,7 @@ def shipped_returns(family: TaskFamily, **settings: Unpack[Measurement]) -> Arra
     return mean_returns(
         family,
         lambda rows: acting(behaviour, np.full(len(rows), best), rows, stochastic=False),
+        on_state=behaviour.sees_state,
         **settings,
     )
 
@@ -138,7 +142,8 @@ def reference_returns(
             rows = np.full(len(parameters), stage)
             return acting(behaviour, rows, parameters, stochastic=False)
 
-        stages[name] = mean_returns(family, stage_policy, **common).tolist()
+        on_state = behaviour.sees_state
+        stages[name] = mean_returns(family, stage_policy, on_state=on_state, **common).tolist()
         advance()
     return {
         "random": random.tolist(),
