@@ -60,7 +60,7 @@ class ChunkPool:
             bounds = self._chunks.bounds(task)
             position = np.searchsorted(self._chunks.buffer.rows_of(task), rows[index])
             chunk = np.searchsorted(bounds, position, side="right") - 1
-            start = np.empty(len(bounds), dtype=np.int64)  # its last place is for empty slots
+            start = np.full(len(bounds), -(2**62))  # its last place is for empty slots
             start[self._held[self._place[task]]] = self._starts(task)
             places[index] = start[chunk] + position - bounds[chunk]
         flat = torch.from_numpy(places.reshape(-1))

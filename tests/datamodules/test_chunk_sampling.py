@@ -125,7 +125,7 @@ def test_an_epoch_reads_every_row_once_and_holds_no_more_than_the_windows(
     data = buffers(path)
     sizes = [np.diff(data.dataset.task_rows(task))[0] for task in data.train_tasks]
     steps = int(max(sizes) / 20)  # all five train tasks, 20 rows of each, in every step
-    epochs = 10
+    epochs = 6
     for step in range(epochs * steps):
         data.batch(step)
     per_epoch = len(read) / sum(sizes) / epochs
@@ -277,9 +277,6 @@ def test_resumed_training_of_a_method_equals_an_uninterrupted_one(tmp_path: Path
     checkpoint = tmp_path / "first" / "checkpoints" / "last.ckpt"
     resumed = tiny.fit(settings, tmp_path / "more", "--ckpt_path", str(checkpoint))
     assert tiny.difference(tiny.state(resumed), whole) is None
-    settings["data"]["init_args"]["sampling"] = "rows"
-    rows = tiny.state(tiny.fit(settings, tmp_path / "rows"))
-    assert tiny.difference(rows["state_dict"], whole["state_dict"]) is not None
 
 
 @pytest.mark.parametrize(
