@@ -11,27 +11,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from tensordict import TensorDict
 
-from datamodules.lifetimes import (
+from datamodules.lifetime_checks import (
+    check_fresh_start,
     check_lifetime,
+    check_same_lifetimes,
     check_trainer,
-    kept_terms,
-    lifetime_writer,
-    progress,
+    write_progress,
 )
+from datamodules.lifetime_references import lifetime_references, mean_action_returns
+from datamodules.lifetimes import lifetime_storage, lifetime_writer, transition_columns
 from datamodules.preparation import check_vector_family
 from offline_meta_rl.collect import derived_seed
 from offline_meta_rl.envs import FAMILIES
-from offline_meta_rl.envs.base import Array, Engine
+from offline_meta_rl.envs.base import Engine
 from offline_meta_rl.lifetime_storage import LifetimeStorage, commit_lifetimes
-from offline_meta_rl.references import EPISODES, mean_returns, random_returns, still_returns
-from offline_meta_rl.results import write_json
 from offline_meta_rl.reward_shaping import RewardShaping
-from offline_meta_rl.rollout import Act
 from offline_meta_rl.storage import dataset_lock
 
 
@@ -134,14 +131,7 @@ class LifetimeBuffers(lightning.LightningDataModule):
         if self.storage is None:
             self._held.enter_context(dataset_lock(self.path))
             self._writer = lifetime_writer(self, self._module())
-            self.storage = LifetimeStorage(
-                self._writer.partial / "lifetimes",
-                num_tasks=self.num_tasks,
-                steps=self.hparams.lifetime_steps,
-                observation_size=self.family.observation_size,
-                action_size=self.family.action_size,
-                terms=kept_terms(self.family, self.parameters, self.shaping),
-            )
+            self.storage = lifetime_storage(self, self._writer.partial / "lifetimes")
             self._start()
         return self
 
@@ -152,30 +142,14 @@ class LifetimeBuffers(lightning.LightningDataModule):
             self.parameters, seed=self.hparams.seed, num_threads=self.hparams.num_threads
         )
         self.generator = torch.Generator().manual_seed(derived_seed(self.hparams.seed, 1))
-        found = progress(self.storage.folder)
         if self._restored is None:
-            if getattr(self.trainer, "global_step", 0):
-                raise ValueError(
-                    "The checkpoint's agents have learned already, and it holds no lifetimes: "
-                    "expected one of a run with LifetimeBuffers. Start without --ckpt_path."
-                )
-            if found:
-                raise FileExistsError(
-                    f"{self._writer.partial} holds {found} steps of every lifetime. Go on with "
-                    "--ckpt_path of the run's last checkpoint, remove that folder, or pass "
-                    "another --data.init_args.path."
-                )
+            check_fresh_start(self._writer.partial, self.storage, self.trainer)
             self.observation = torch.from_numpy(self.engine.reset())
             return
         state, self._restored = self._restored, None
+        check_same_lifetimes(self._writer.partial, self.storage, state)
         self.env_steps = state["env_steps"]
         self.stage_returns = [list(values) for values in state["stage_returns"]]
-        if self.storage.fingerprint(self.env_steps) != state["fingerprint"]:
-            raise ValueError(
-                f"{self._writer.partial}: expected the replays of the checkpoint's run, "
-                f"{self.env_steps} steps of every lifetime, found others ({found} steps). They "
-                "lie beside the run's dataset: keep them together with its checkpoints."
-            )
         self.observation = state["observation"].clone()
         self.engine.load_state_dict(state["engine"])
         self.generator.set_state(state["generator"].cpu())
@@ -205,29 +179,16 @@ class LifetimeBuffers(lightning.LightningDataModule):
             noise = torch.randn(size, generator=self.generator)
             action = self._module().act(self.observation[:, None], noise[:, None])[:, 0]
         result = self.engine.step(action.numpy())
-        finite = np.isfinite(result.observation).all(axis=1) & np.isfinite(result.reward)
-        diverged = result.diverged | ~finite
-        truncated = (result.truncated | diverged) & ~result.terminated
-        columns: dict[str, NDArray[Any]] = {
-            "observation": self.observation.numpy(),
-            "action": action.numpy(),
-            "reward": np.nan_to_num(result.reward),
-            "next_observation": np.nan_to_num(result.observation),
-            "terminated": result.terminated,
-            "truncated": truncated,
-            "diverged": diverged,
-        }
-        if self.storage.terms:
-            terms = [result.reward_terms[name] for name in self.storage.terms]
-            columns["reward_terms"] = np.nan_to_num(np.stack(terms, axis=1))
+        before = self.observation.numpy()
+        columns = transition_columns(before, action.numpy(), result, self.storage.terms)
         self.storage.write(self.env_steps, columns)
-        ended = result.terminated | truncated
+        ended = columns["terminated"] | columns["truncated"]
         following = self.engine.reset(ended) if ended.any() else result.observation
         self.observation = torch.from_numpy(following)
         self.env_steps += 1
         stage = self.env_steps * len(self.stages) // self.hparams.lifetime_steps
         if len(self.stage_returns) < stage < len(self.stages):
-            self.stage_returns.append(self.mean_action_returns().tolist())
+            self.stage_returns.append(mean_action_returns(self, self._module()))
 
     def batch(self) -> TensorDict:
         """Draw transitions of each task from its own replay, with the reward its agent sees now."""
@@ -241,20 +202,6 @@ class LifetimeBuffers(lightning.LightningDataModule):
         batch["reward"] = self.shaping.penalise_falls(batch["reward"], batch["terminated"])
         return TensorDict(batch, batch_size=rows.shape)
 
-    def mean_action_returns(self) -> Array:
-        """Return what the agents' mean actions reach now, over ten episodes in each task, [T]."""
-        module = self._module()
-
-        def act_for(_: Array) -> Act:
-            def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:
-                rows = torch.from_numpy(observation).unflatten(0, (self.num_tasks, EPISODES))
-                action: NDArray[np.float32] = module.act(rows).flatten(0, 1).numpy()
-                return action
-
-            return act
-
-        return mean_returns(self.family, act_for, **self.evaluation)
-
     @property
     def evaluation(self) -> dict[str, Any]:
         """Settings of reference returns."""
@@ -262,25 +209,13 @@ class LifetimeBuffers(lightning.LightningDataModule):
         settings = {name: self.hparams[name] for name in names}
         return {"seed": derived_seed(self.hparams.seed, 2), "tasks": self.tasks, **settings}
 
-    def complete(self) -> Path:
-        """Measure the reference returns and turn the replays into the dataset."""
-        assert self.storage is not None
-        final = self.mean_action_returns().tolist()
-        by_stage = dict(zip(self.stages, [*self.stage_returns, final], strict=True))
-        references = {
-            "random": random_returns(self.family, **self.evaluation),
-            "standing_still": still_returns(self.family, **self.evaluation),
-            "best_behaviour": final,
-            "stages": by_stage,
-        }
-        return commit_lifetimes(self._writer, self.storage, references)
-
     def teardown(self, stage: str | None = None) -> None:
         """Write the dataset if the lifetimes are over and the agents have learned from them."""
         if stage == "fit" and self.storage is not None and self.trainer is not None:
             over = self.env_steps == self.hparams.lifetime_steps
             if over and self.trainer.global_step >= self.planned_updates:
-                self.complete()
+                references = lifetime_references(self, self._module())
+                commit_lifetimes(self._writer, self.storage, references)
             self._close()
 
     def on_exception(self, exception: BaseException) -> None:
@@ -292,7 +227,7 @@ class LifetimeBuffers(lightning.LightningDataModule):
         if self.storage is None:
             return {}
         self.storage.flush()
-        write_json(self.storage.folder / "progress.json", {"steps": self.env_steps})
+        write_progress(self.storage, self.env_steps)
         return {
             "env_steps": self.env_steps,
             "stage_returns": [list(values) for values in self.stage_returns],

@@ -1,71 +1,19 @@
-"""What LifetimeBuffers do before the first step: checks, splits of chosen tasks, the writer."""
+"""What LifetimeBuffers write: the replays, what is in them, and the dataset they become."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from offline_meta_rl.collect import package_versions
-from offline_meta_rl.envs.base import Array, TaskFamily
+from offline_meta_rl.envs.base import Array, StepResult, TaskFamily
+from offline_meta_rl.lifetime_storage import LifetimeStorage
 from offline_meta_rl.reward_shaping import TERMS, RewardShaping
 from offline_meta_rl.storage import DatasetWriter
 
 Splits = Mapping[str, tuple[Sequence[int], Sequence[int]]]
-
-
-def check_lifetime(
-    family: TaskFamily, tasks: Sequence[int], lifetime_steps: int, warmup_steps: int, stages: int
-) -> None:
-    """Check the tasks and that every stage of a lifetime holds whole episodes.
-
-    Raises:
-        ValueError: names the argument, what was expected and what was found.
-    """
-    unknown = [task for task in tasks if not 0 <= task < family.num_tasks]
-    if not tasks or unknown or len(set(tasks)) < len(tasks):
-        raise ValueError(
-            f"tasks: expected different indices from 0 to {family.num_tasks - 1} of {family.name}, "
-            f"found {list(tasks)}. Pass null for all tasks."
-        )
-    least = 2 * max(1, stages) * family.horizon
-    if stages < 1 or lifetime_steps < least:
-        raise ValueError(
-            f"lifetime_steps: expected at least {least}, two episodes of {family.horizon} steps "
-            f"for each of {stages} stages, found {lifetime_steps}. Use a longer lifetime or fewer "
-            "stages, but one at least."
-        )
-    if not 1 <= warmup_steps < lifetime_steps:
-        raise ValueError(
-            f"warmup_steps: expected 1 to {lifetime_steps - 1}, less than a lifetime, found "
-            f"{warmup_steps}."
-        )
-
-
-def check_trainer(trainer: Any, planned_updates: int, path: Path) -> None:
-    """Check that one process trains, no longer than the lifetimes, towards a new dataset.
-
-    Raises:
-        ValueError: several processes, or more updates than the lifetimes hold.
-        FileExistsError: the dataset is there already.
-    """
-    if trainer.world_size > 1:
-        raise ValueError(
-            "LifetimeBuffers simulates and keeps its replays in one process, found "
-            f"{trainer.world_size}. Set --trainer.devices=1."
-        )
-    if not 0 < trainer.max_steps <= planned_updates:
-        raise ValueError(
-            f"trainer.max_steps: expected {planned_updates}, (lifetime_steps - warmup_steps) * "
-            f"updates_per_step, or fewer to go on later; found {trainer.max_steps}. Set "
-            f"--trainer.max_steps={planned_updates}."
-        )
-    if path.exists():
-        raise FileExistsError(
-            f"{path} exists already: its lifetimes are over. Pass another "
-            "--data.init_args.path or remove it."
-        )
 
 
 def restricted_splits(splits: Splits, tasks: Sequence[int]) -> dict[str, tuple[Any, Any]]:
@@ -84,12 +32,6 @@ def restricted_splits(splits: Splits, tasks: Sequence[int]) -> dict[str, tuple[A
     return result
 
 
-def progress(folder: Path) -> int:
-    """Return how many steps of every lifetime were safely on the disk when last looked at."""
-    file = folder / "progress.json"
-    return int(json.loads(file.read_text())["steps"]) if file.is_file() else 0
-
-
 def kept_terms(family: TaskFamily, parameters: Array, shaping: RewardShaping) -> list[str]:
     """Return the summands of the reward that have to be kept for the agents' own reward."""
     if not shaping.reweighs:
@@ -99,6 +41,54 @@ def kept_terms(family: TaskFamily, parameters: Array, shaping: RewardShaping) ->
     known = engine.step(np.zeros((1, family.action_size))).reward_terms
     engine.close()
     return [name for name in TERMS if name in known]
+
+
+def transition_columns(
+    observation: NDArray[Any], action: NDArray[Any], result: StepResult, terms: Sequence[str]
+) -> dict[str, NDArray[Any]]:
+    """Return one step of all tasks as LifetimeStorage keeps it; numbers that are not finite as 0.
+
+    Args:
+        observation: before the step, [T, O].
+        action: taken, [T, A].
+        result: of the simulator. Where it diverged, the episode counts as truncated.
+        terms: of the reward, to keep.
+    """
+    finite = np.isfinite(result.observation).all(axis=1) & np.isfinite(result.reward)
+    diverged = result.diverged | ~finite
+    columns: dict[str, NDArray[Any]] = {
+        "observation": observation,
+        "action": action,
+        "reward": np.nan_to_num(result.reward),
+        "next_observation": np.nan_to_num(result.observation),
+        "terminated": result.terminated,
+        "truncated": (result.truncated | diverged) & ~result.terminated,
+        "diverged": diverged,
+    }
+    if terms:
+        kept = [result.reward_terms[name] for name in terms]
+        columns["reward_terms"] = np.nan_to_num(np.stack(kept, axis=1))
+    return columns
+
+
+def lifetime_storage(data: Any, folder: Path) -> LifetimeStorage:
+    """Return the replays in a folder.
+
+    Args:
+        data: a LifetimeBuffers.
+        folder: of the arrays; made if it is missing.
+
+    Raises:
+        OSError: the disk has not enough room.
+    """
+    return LifetimeStorage(
+        folder,
+        num_tasks=data.num_tasks,
+        steps=data.hparams.lifetime_steps,
+        observation_size=data.family.observation_size,
+        action_size=data.family.action_size,
+        terms=kept_terms(data.family, data.parameters, data.shaping),
+    )
 
 
 def lifetime_writer(data: Any, module: Any) -> DatasetWriter:

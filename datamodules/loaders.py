@@ -1,9 +1,12 @@
 """What Lightning iterates over: batches of train tasks, and the one item of held-out tasks."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from functools import partial
 from typing import Any
 
 from tensordict import TensorDict
+
+from datamodules.ahead import made_ahead
 
 
 class HeldOutLoader:
@@ -32,6 +35,7 @@ class TaskLoader:
 
     def __init__(self, buffers: Any) -> None:
         self._buffers = buffers
+        self._batches: Generator[TensorDict, None, None] | None = None
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -42,10 +46,21 @@ class TaskLoader:
         buffers = self._buffers
         trainer = buffers.trainer
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
-        for _ in range(len(self)):
-            batch = buffers.batch(buffers.batches_served, rank=rank, world_size=world_size)
+        self.close()
+        first = buffers.batches_served
+        self._batches = made_ahead(
+            partial(buffers.batch, rank=rank, world_size=world_size),
+            range(first, first + len(self)),
+            buffers.prefetch,
+        )
+        for batch in self._batches:
             buffers.batches_served += 1
             yield batch
+
+    def close(self) -> None:
+        """End the thread that makes batches ahead, if there is one."""
+        if self._batches is not None:
+            self._batches.close()
 
     def state_dict(self) -> dict[str, Any]:
         """The datamodule's state."""

@@ -1,5 +1,6 @@
 """What a datamodule does before its first batch: find the dataset, collect it, check settings."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -7,10 +8,14 @@ from typing import Any
 
 import torch
 
+from offline_meta_rl.chunks import make_chunks
 from offline_meta_rl.data import TaskDataset
 from offline_meta_rl.data_tools.remote import local_dataset
+from offline_meta_rl.sampling import make_buffer
+from offline_meta_rl.task_sampler import TaskSampler
 
 RESIDENT_BYTES = 4 * 2**30
+_LOGGER = logging.getLogger(__name__)
 
 
 def dataset_path(settings: Mapping[str, Any]) -> Path:
@@ -43,6 +48,40 @@ def prepare_dataset(path: Path, settings: Mapping[str, Any]) -> None:
     from offline_meta_rl.collect import collect
 
     collect(_family(settings["env"]), path, **_collection(settings))
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Check the settings of TaskBuffers that need no dataset to be found wrong.
+
+    Raises:
+        ValueError: names the setting, what was expected and what was found.
+    """
+    least = {
+        "inner_batch_size": 1,
+        "outer_batch_size": 1,
+        "steps_per_epoch": 1,
+        "updates_per_batch": 1,
+        "chunk_size": 1,
+        "chunks_per_task": 1,
+        "prefetch": 0,
+    }
+    for name, smallest in least.items():
+        if settings[name] is not None and settings[name] < smallest:
+            raise ValueError(f"{name}: expected at least {smallest}, found {settings[name]}.")
+    if settings["sampling"] not in ("rows", "chunks"):
+        raise ValueError(f"sampling: expected rows or chunks, found {settings['sampling']!r}.")
+    if settings["sampling"] == "rows":
+        return
+    if settings["contiguous"]:
+        raise ValueError(
+            "contiguous: expected false with sampling chunks, which draws single rows, found true. "
+            "Set --data.contiguous false, or --data.sampling rows."
+        )
+    if settings["device"] not in ("auto", "disk"):
+        raise ValueError(
+            "device: expected auto or disk with sampling chunks, which keeps the data on the disk, "
+            f"found {settings['device']!r}. Set --data.device auto, or --data.sampling rows."
+        )
 
 
 def check_environment(dataset: TaskDataset, env: str) -> None:
@@ -111,19 +150,67 @@ def check_intervals(trainer: Any, updates_per_batch: int) -> None:
             )
 
 
-def data_device(dataset: TaskDataset, wanted: str, trainer: Any) -> torch.device | None:
+def data_device(
+    dataset: TaskDataset, settings: Mapping[str, Any], trainer: Any
+) -> torch.device | None:
     """Return the device for a dataset's fields, None to leave them memory-mapped.
 
     Args:
         dataset: the dataset.
-        wanted: "auto", "disk" for memory-mapped, or a torch device.
+        settings: ``sampling``, and ``device``: "auto", "disk" for memory-mapped, or a torch device.
         trainer: its device is meant by "auto", as long as the dataset is below 4 GiB.
     """
+    wanted = settings["device"]
     own = trainer.strategy.root_device if trainer else torch.device("cpu")
     total = sum(entry.bytes for entry in dataset.manifest.arrays.values())
-    if wanted == "disk" or (wanted == "auto" and total > RESIDENT_BYTES):
+    if wanted == "disk" or settings["sampling"] == "chunks":
+        return None
+    if wanted == "auto" and total > RESIDENT_BYTES:
+        _LOGGER.info(
+            "%s has %.1f GB and stays on the disk. If memory does not hold it besides the "
+            "training, --data.sampling chunks is much faster.",
+            dataset.path,
+            total / 1e9,
+        )
         return None
     return own if wanted in ("auto", own.type) else torch.device(wanted)
+
+
+def make_sampler(dataset: TaskDataset, train_tasks: list[int], settings: Any) -> TaskSampler:
+    """Return how batches are drawn with the settings of TaskBuffers, which may be impossible ones.
+
+    Raises:
+        ValueError: an unknown stage, or a slice that is longer than a task's data.
+    """
+    inner = outer = make_buffer(dataset, settings.inner_slice, settings.stride)
+    if settings.outer_slice != settings.inner_slice:
+        outer = make_buffer(dataset, settings.outer_slice, settings.stride)
+    chunks = None
+    if settings.sampling == "chunks":
+        count = max(1, len(train_tasks))
+        chunks = make_chunks(
+            inner,
+            outer,
+            size=settings.chunk_size,
+            per_task=settings.chunks_per_task,
+            batch_sizes=(settings.inner_batch_size, settings.outer_batch_size),
+            share=(settings.tasks_per_batch or count) / count,
+            seed=settings.seed,
+        )
+    return TaskSampler(
+        dataset=dataset,
+        train_tasks=train_tasks,
+        inner=inner,
+        outer=outer,
+        seed=settings.seed,
+        tasks_per_batch=settings.tasks_per_batch,
+        inner_size=settings.inner_batch_size,
+        outer_size=settings.outer_batch_size,
+        updates=settings.updates_per_batch,
+        disjoint=settings.disjoint,
+        contiguous=settings.contiguous,
+        chunks=chunks,
+    )
 
 
 def plain_slice(part: Any) -> dict[str, Any] | list[str] | None:

@@ -7,7 +7,7 @@ Shapes: U updates per batch, T tasks, B transitions, O/A observation/action size
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning
 import numpy as np
@@ -18,16 +18,19 @@ from datamodules.loaders import HeldOutLoader, TaskLoader
 from datamodules.preparation import (
     check_environment,
     check_intervals,
+    check_settings,
     check_vectors,
     data_device,
     dataset_path,
+    make_sampler,
     plain_slice,
     prepare_dataset,
 )
+from offline_meta_rl.chunk_pool import ChunkPool
 from offline_meta_rl.data import TaskDataset
 from offline_meta_rl.fields import FieldTable
 from offline_meta_rl.sampling import BufferSlice, Rows, SliceSpec, make_buffer
-from offline_meta_rl.task_sampler import TaskSampler
+from offline_meta_rl.task_sampler import BatchRows
 
 
 class TaskBuffers(lightning.LightningDataModule):
@@ -62,6 +65,11 @@ class TaskBuffers(lightning.LightningDataModule):
         updates_per_batch: outer steps in each batch, U.
         device: where the data lives: "auto" (the trainer's device while it is small, else
             memory-mapped), "cpu", "cuda", or "disk" for memory-mapped.
+        sampling: what train batches are drawn from: all "rows", or, for data that does not fit in
+            memory, a moving window of "chunks" of each task, read ahead by a thread.
+        chunk_size: neighbouring rows that are read together.
+        chunks_per_task: chunks of each task in memory. One batch holds rows of so many chunks.
+        prefetch: batches made ahead by a thread; None for 4 with chunks, none with rows.
         collect_seed: of the collection.
         transitions_per_stage: of the collection; None for its default.
     """
@@ -90,6 +98,10 @@ class TaskBuffers(lightning.LightningDataModule):
         steps_per_epoch: int = 1000,
         updates_per_batch: int = 1,
         device: str = "auto",
+        sampling: Literal["rows", "chunks"] = "rows",
+        chunk_size: int = 1024,
+        chunks_per_task: int = 16,
+        prefetch: int | None = None,
         collect_seed: int = 0,
         transitions_per_stage: int | None = None,
     ) -> None:
@@ -101,20 +113,21 @@ class TaskBuffers(lightning.LightningDataModule):
             outer_slice=plain_slice(outer_slice),
             fields=list(fields),
         )
-        for name in (
-            "inner_batch_size",
-            "outer_batch_size",
-            "steps_per_epoch",
-            "updates_per_batch",
-        ):
-            if self.hparams[name] < 1:
-                raise ValueError(f"{name}: expected at least 1, found {self.hparams[name]}.")
+        check_settings(self.hparams)
         self.batches_served = 0
+        self._loader: TaskLoader | None = None
 
     @property
     def path(self) -> Path:
         """The dataset's folder."""
         return dataset_path(self.hparams)
+
+    @property
+    def prefetch(self) -> int:
+        """Batches made ahead."""
+        settings: Any = self.hparams
+        usual = 4 if settings.sampling == "chunks" else 0
+        return usual if settings.prefetch is None else int(settings.prefetch)
 
     @property
     def family(self) -> Any:
@@ -141,12 +154,14 @@ class TaskBuffers(lightning.LightningDataModule):
             check_environment(dataset, settings.env)
             check_vectors(dataset)
             self.train_tasks, self.test_tasks = dataset.split(settings.split)
-            place = data_device(dataset, settings.device, self.trainer)
+            place = data_device(dataset, settings, self.trainer)
             self._table = FieldTable(dataset, settings.fields, settings.discount, place)
-            self._sampler = self._make_sampler(dataset)
+            self._sampler = make_sampler(dataset, self.train_tasks, settings)
             self.dataset = dataset
         if stage in (None, "fit"):
             self._sampler.check()
+            chunks = dict.fromkeys(self._sampler.chunks or ())
+            self._pools = [ChunkPool(self._table, each, self.train_tasks) for each in chunks]
             check_intervals(self.trainer, settings.updates_per_batch)
 
     def batch(self, step: int, *, rank: int = 0, world_size: int = 1) -> TensorDict:
@@ -156,7 +171,7 @@ class TaskBuffers(lightning.LightningDataModule):
         """
         rows = self._sampler.batch(step)
         mine = rows.shard(rank, world_size)
-        return self._assemble(mine.tasks, rows.tasks.shape[1], inner=mine.inner, outer=mine.outer)
+        return self._assemble(mine.tasks, rows.tasks.shape[1], **self._gather(step, mine))
 
     def context(
         self,
@@ -193,7 +208,8 @@ class TaskBuffers(lightning.LightningDataModule):
 
     def train_dataloader(self) -> TaskLoader:
         """Batches of train tasks, endlessly different."""
-        return TaskLoader(self)
+        self._loader = TaskLoader(self)
+        return self._loader
 
     def val_dataloader(self) -> HeldOutLoader:
         """One item: every test task with ``context`` and ``query``, always the same."""
@@ -215,21 +231,27 @@ class TaskBuffers(lightning.LightningDataModule):
         """Continue with the next batch."""
         self.batches_served = int(state_dict["batches_served"])
 
-    def _make_sampler(self, dataset: TaskDataset) -> TaskSampler:
-        settings: Any = self.hparams
-        return TaskSampler(
-            dataset=dataset,
-            train_tasks=self.train_tasks,
-            inner=make_buffer(dataset, settings.inner_slice, settings.stride),
-            outer=make_buffer(dataset, settings.outer_slice, settings.stride),
-            seed=settings.seed,
-            tasks_per_batch=settings.tasks_per_batch,
-            inner_size=settings.inner_batch_size,
-            outer_size=settings.outer_batch_size,
-            updates=settings.updates_per_batch,
-            disjoint=settings.disjoint,
-            contiguous=settings.contiguous,
-        )
+    def teardown(self, stage: str | None = None) -> None:
+        """End the thread that makes batches ahead."""
+        if self._loader is not None:
+            self._loader.close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """End the thread that makes batches ahead."""
+        self.teardown()
+
+    def _gather(self, step: int, rows: BatchRows) -> dict[str, TensorDict]:
+        """Return the inner and outer batches of the rows drawn for batch number ``step``."""
+        first = step * int(self.hparams["updates_per_batch"])
+        if not self._pools:
+            parts = [self._table.gather(part) for part in (rows.inner, rows.outer)]
+        elif len(self._pools) == 1:
+            parts = self._pools[0].gather(first, rows.tasks, rows.inner, rows.outer)
+        else:
+            inner, outer = self._pools
+            parts = inner.gather(first, rows.tasks, rows.inner)
+            parts += outer.gather(first, rows.tasks, rows.outer)
+        return dict(zip(("inner", "outer"), parts, strict=True))
 
     def _held_out(self, *, query: bool) -> list[TensorDict]:
         """Return one item with every test task, none if there are none."""
@@ -238,14 +260,13 @@ class TaskBuffers(lightning.LightningDataModule):
             return []
         sampler = self._sampler
         context = sampler.context(self.test_tasks, settings.inner_batch_size, settings.seed)
-        rows = {"context": context}
+        parts = {"context": self._table.gather(context)}
         if query:
-            rows["query"] = sampler.query(self.test_tasks, context)
-        return [self._assemble(np.asarray(self.test_tasks), len(self.test_tasks), **rows)]
+            parts["query"] = self._table.gather(sampler.query(self.test_tasks, context))
+        return [self._assemble(np.asarray(self.test_tasks), len(self.test_tasks), **parts)]
 
-    def _assemble(self, tasks: Rows, num_tasks: int, **rows: Rows) -> TensorDict:
-        """Return task, weight and the gathered rows as one TensorDict of the tasks' shape."""
-        parts = {name: self._table.gather(part) for name, part in rows.items()}
+    def _assemble(self, tasks: Rows, num_tasks: int, **parts: TensorDict) -> TensorDict:
+        """Return task, weight and the gathered parts as one TensorDict of the tasks' shape."""
         weight = torch.full(tasks.shape, 1.0 / num_tasks, device=self._table.device)
         task = torch.from_numpy(np.ascontiguousarray(tasks)).to(weight.device)
         return TensorDict({"task": task, "weight": weight, **parts}, batch_size=tasks.shape)

@@ -1,6 +1,7 @@
 """Array files: raw numbers with a checksum for every chunk, written once, then memory-mapped."""
 
 import hashlib
+import mmap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from offline_meta_rl.atomic import sync
 from offline_meta_rl.manifest import CHUNK_BYTES, ArrayEntry
+
+SKIPPED_BYTES = 2**16  # rows so far apart are cheaper to read by themselves
 
 
 def checksum(content: Any) -> str:
@@ -73,11 +76,34 @@ class ArrayFile:
                 f"{found}. The file is truncated or belongs to another dataset; collect or copy "
                 "the dataset again."
             )
-        mapped = np.memmap(self.file, dtype=entry.dtype, mode="c", shape=tuple(entry.shape))
-        self.values: NDArray[Any] = mapped.view(np.ndarray)
+        with open(self.file, "rb") as stream:
+            self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
+        self.values: NDArray[Any] = np.frombuffer(self._map, entry.dtype).reshape(entry.shape)
         self._expected = entry.checksums
         self._chunk_bytes = chunk_bytes
         self._pending = np.ones(len(entry.checksums), dtype=bool)
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the values at ascending rows [n], copied from the file in few long pieces.
+
+        Other than with ``values``, no page of the file stays in this process's memory.
+        """
+        row = self.values[0]
+        far = np.diff(rows) * row.nbytes > SKIPPED_BYTES
+        pieces = []
+        for run in np.split(rows, np.flatnonzero(far) + 1):
+            count = int(run[-1] - run[0] + 1) * row.size
+            piece = np.fromfile(self.file, row.dtype, count, offset=int(run[0]) * row.nbytes)
+            pieces.append(piece.reshape(-1, *row.shape)[run - run[0]])
+        return np.concatenate(pieces)
+
+    def expect_single_rows(self) -> None:
+        """Read no pages around a row of ``values`` that is not in memory, where this can be told.
+
+        Systems read up to some megabytes ahead, of which a row here and there needs nothing.
+        """
+        if hasattr(mmap, "MADV_RANDOM"):
+            self._map.madvise(mmap.MADV_RANDOM)
 
     def verify(self, rows: NDArray[np.int64] | None = None) -> None:
         """Check the chunks that hold these rows (None: all chunks), unless checked before.
@@ -99,7 +125,7 @@ class ArrayFile:
 
     def _verify_chunk(self, chunk: int) -> None:
         start = chunk * self._chunk_bytes
-        content = self.values.reshape(-1).view(np.uint8)[start : start + self._chunk_bytes]
+        content = np.fromfile(self.file, np.uint8, self._chunk_bytes, offset=start)
         found = checksum(content)
         if found != self._expected[chunk]:
             raise ValueError(

@@ -7,6 +7,7 @@ transitions each is one gather. Shapes: N transitions, E episodes, O/A observati
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -179,6 +180,15 @@ class TaskDataset:
         for key in keys:
             group = "episodes" if key == FINAL_KEY else "transitions"
             self._arrays[f"{group}/{key}"].verify(rows)
+
+    def read(self, key: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        """Return one of ``transitions`` at ascending rows, read from the file, not mapped."""
+        return self._arrays[f"transitions/{key}"].read(rows)
+
+    def expect_single_rows(self, keys: Iterable[str]) -> None:
+        """Let the system know that rows of these ``transitions`` will be used here and there."""
+        for key in keys:
+            self._arrays[f"transitions/{key}"].expect_single_rows()
 
     def _tensordict(self, group: str, keys: tuple[str, ...]) -> TensorDict:
         tensors = {key: torch.from_numpy(self._arrays[f"{group}/{key}"].values) for key in keys}

@@ -58,7 +58,9 @@ class FieldTable:
             self._last_rows = dataset.episode_end
         for field in fields:
             self._columns[field] = self._column(field, discount)
-        if device is not None:
+        if device is None:
+            dataset.expect_single_rows(self._stored)
+        else:
             dataset.touch(self._stored)
             self._columns = {k: _resident(v, device) for k, v in self._columns.items()}
             if self._last_rows is not None:
@@ -71,10 +73,7 @@ class FieldTable:
             ValueError: rows of a damaged chunk of a memory-mapped file.
         """
         if self.device is None:
-            touched = rows
-            if self._last_rows is not None:
-                touched = np.concatenate([rows.ravel(), self._last_rows.numpy()[rows.ravel()]])
-            self.dataset.touch(self._stored, touched)
+            self._touch(rows)
         flat = torch.from_numpy(np.ascontiguousarray(rows).reshape(-1))
         if self.device is not None and self.device.type != "cpu":
             flat = flat.pin_memory().to(self.device, non_blocking=True)
@@ -85,6 +84,35 @@ class FieldTable:
                 index = self._last_rows[flat]
             gathered[field] = column.index_select(0, index).view(*rows.shape, *column.shape[1:])
         return TensorDict(gathered, batch_size=rows.shape, device=self.device)
+
+    def empty(self, rows: int) -> dict[str, Tensor]:
+        """Return room for the fields of so many rows."""
+        return {k: column.new_empty(rows, *column.shape[1:]) for k, column in self._columns.items()}
+
+    def read(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
+        """Return the fields of ascending rows [n], read from the files in few long pieces.
+
+        Raises:
+            ValueError: rows of a damaged chunk.
+        """
+        self._touch(rows)
+        found = {}
+        for field, column in self._columns.items():
+            if field == "terminal_observation" and self._last_rows is not None:
+                last, index = torch.unique(self._last_rows[rows], return_inverse=True)
+                found[field] = column[last][index]
+            elif field in TRANSITION_KEYS:
+                found[field] = torch.from_numpy(self.dataset.read(field, rows))
+            else:
+                found[field] = column[rows]
+        return found
+
+    def _touch(self, rows: NDArray[np.int64]) -> None:
+        """Check the chunks that hold the rows' fields, unless checked before."""
+        touched = rows.ravel()
+        if self._last_rows is not None:
+            touched = np.concatenate([touched, self._last_rows.numpy()[touched]])
+        self.dataset.touch(self._stored, touched)
 
     def _column(self, field: str, discount: float) -> Tensor:
         if field == "return_to_go":

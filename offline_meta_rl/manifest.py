@@ -138,8 +138,8 @@ class Manifest:
             file: named in errors.
 
         Raises:
-            ValueError: names the file and the field that is missing, of another type, of a newer
-                version, or at odds with another field.
+            ValueError: names the file and the field that is missing, of another type, of an
+                unknown version, or at odds with another field.
         """
         values = _parse(text, file)
         for field in fields(cls):
@@ -207,7 +207,7 @@ def _parse(text: str, file: Path) -> dict[str, Any]:
             f"{file}: expected JSON, found {error}. Copy the dataset again."
         ) from error
     version = values.get("schema_version") if isinstance(values, dict) else None
-    if not isinstance(version, int):
+    if not isinstance(version, int) or isinstance(version, bool):
         raise ValueError(
             f"{file}: expected the manifest of a dataset with an integer 'schema_version', found "
             f"{version!r}. Pass the folder of a dataset written by DatasetWriter."
@@ -216,6 +216,11 @@ def _parse(text: str, file: Path) -> dict[str, Any]:
         raise ValueError(
             f"{file}: field 'schema_version': expected at most {SCHEMA_VERSION}, found {version}. "
             "The dataset was written by a newer offline_meta_rl; update this one."
+        )
+    if version < 1:
+        raise ValueError(
+            f"{file}: field 'schema_version': expected 1 to {SCHEMA_VERSION}, found {version}, "
+            "which never existed. Collect or copy the dataset again."
         )
     result: dict[str, Any] = values
     return result

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from offline_meta_rl.chunks import Chunks
 from offline_meta_rl.data import TaskDataset
 from offline_meta_rl.sampling import (
     Buffer,
@@ -51,6 +52,8 @@ class TaskSampler:
         updates: outer steps in one batch, U.
         disjoint: no row is in both batches of a task.
         contiguous: inner batches are windows of neighbouring rows.
+        chunks: which of the inner and the outer rows batches are drawn from at an outer step; None
+            for all. One object for both if they share their rows.
     """
 
     dataset: TaskDataset
@@ -64,6 +67,7 @@ class TaskSampler:
     updates: int
     disjoint: bool
     contiguous: bool
+    chunks: tuple[Chunks, Chunks] | None = None
 
     def check(self) -> None:
         """Check that there are enough train tasks, and enough rows in each.
@@ -85,6 +89,9 @@ class TaskSampler:
                 shared = np.isin(self.outer.rows_of(task), self.inner.rows_of(task)).sum()
                 needed += min(self.inner_size, int(shared))
             check_sizes(self.outer, [task], needed, "outer batch (disjoint from the inner one)")
+            if self.chunks is not None:
+                self.chunks[0].check([task], self.inner_size, "inner batch")
+                self.chunks[1].check([task], needed, "outer batch (disjoint from the inner one)")
 
     def batch(self, step: int) -> BatchRows:
         """Draw batch number ``step``, for all processes alike.
@@ -100,10 +107,21 @@ class TaskSampler:
         rng = np.random.default_rng([self.seed, BATCHES, number])
         train = np.asarray(self.train_tasks, dtype=np.int64)
         tasks = draw_tasks(rng, train, 1, self.tasks_per_batch)[0]
+        inner_buffer, outer_buffer, own = self._buffers(tasks, number)
         draw = draw_window if self.contiguous else draw_rows
-        inner = draw(rng, self.inner, tasks, self.inner_size)
-        outer = draw_rows(rng, self.outer, tasks, self.outer_size, inner if self.disjoint else None)
+        inner = draw(rng, inner_buffer, own, self.inner_size)
+        taken = inner if self.disjoint else None
+        outer = draw_rows(rng, outer_buffer, own, self.outer_size, taken)
         return BatchRows(tasks, inner, outer)
+
+    def _buffers(self, tasks: Rows, number: int) -> tuple[Buffer, Buffer, Rows]:
+        """Return what to draw from at an outer step, and where in it each of the tasks [T] is."""
+        if self.chunks is None:
+            return self.inner, self.outer, tasks
+        first, second = self.chunks
+        inner = first.windows(tasks, number)
+        outer = inner if second is first else second.windows(tasks, number)
+        return inner, outer, np.arange(len(tasks))
 
     def context(
         self, tasks: Sequence[int], size: int, seed: int, buffer: Buffer | None = None

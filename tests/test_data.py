@@ -221,7 +221,16 @@ def test_newer_version(path: Path) -> None:
         TaskDataset.open(path)
 
 
-@pytest.mark.parametrize("text", ["{}", "[1, 2]", '{"schema_version": "one"}'])
+@pytest.mark.parametrize("version", [0, -1])
+def test_version_that_never_existed(path: Path, version: int) -> None:
+    edit_manifest(path, lambda values: values.update(schema_version=version))
+    with pytest.raises(ValueError, match=f"'schema_version': expected 1 to 1, found {version}"):
+        TaskDataset.open(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[1, 2]", '{"schema_version": "one"}', '{"schema_version": true}']
+)
 def test_foreign_manifest(path: Path, text: str) -> None:
     (path / "manifest.json").write_text(text)
     with pytest.raises(ValueError, match=r"manifest\.json: expected the manifest of a dataset"):

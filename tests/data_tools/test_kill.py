@@ -41,7 +41,6 @@ for line in sys.stdin:
     os.waitpid(child, 0)
     print("over", time.monotonic() - started, flush=True)
 """
-MOMENTS = 5
 
 
 class Conversions:
@@ -83,6 +82,8 @@ def conversions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conversion
 def looks_whole(target: Path, form: str) -> bool:
     """Whether the target has its name; if so, it must be good."""
     if not target.exists():
+        with pytest.raises(FileNotFoundError, match="No dataset at"):
+            TaskDataset.open(f"{target}.partial")
         return False
     if form == "native":
         TaskDataset.open(target, verify=True)
@@ -91,21 +92,26 @@ def looks_whole(target: Path, form: str) -> bool:
     return True
 
 
+@pytest.mark.parametrize(
+    "count", [5, pytest.param(20, marks=pytest.mark.slow)], ids=["few", "many"]
+)
 @pytest.mark.parametrize("form", ["native", "minari"])
 def test_killed_conversion_can_be_repeated(
-    tmp_path: Path, form: str, conversions: Conversions
+    tmp_path: Path, form: str, count: int, conversions: Conversions
 ) -> None:
     before = conversions.before
     duration = conversions.run(form, tmp_path / "whole")
     assert looks_whole(tmp_path / "whole", form)
     moments = random.Random(form)
     interrupted = 0
-    for number in range(MOMENTS):
+    for number in range(count):
         target = tmp_path / f"target_{number}"
-        moment = 0.05 + 0.9 * (number + moments.random()) / MOMENTS
+        moment = 0.05 + 0.9 * (number + moments.random()) / count
         conversions.run(form, target, moment * duration)
         if not looks_whole(target, form):
             interrupted += 1
+            conversions.run(form, target, moments.random() * duration)
+        if not looks_whole(target, form):
             main(["convert", str(before.path), str(target), "--to", form])
             assert not Path(f"{target}.partial").exists()
         result = target
