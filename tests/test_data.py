@@ -15,6 +15,7 @@ import torch
 from offline_meta_rl.arrays import checksum
 from offline_meta_rl.data import EPISODE_KEYS, TRANSITION_KEYS, TaskDataset
 from offline_meta_rl.fields import FieldTable
+from offline_meta_rl.manifest import SCHEMA_VERSION
 from tests.helpers import STAGES, make_dataset, task_episodes
 
 
@@ -224,7 +225,8 @@ def test_newer_version(path: Path) -> None:
 @pytest.mark.parametrize("version", [0, -1])
 def test_version_that_never_existed(path: Path, version: int) -> None:
     edit_manifest(path, lambda values: values.update(schema_version=version))
-    with pytest.raises(ValueError, match=f"'schema_version': expected 1 to 1, found {version}"):
+    expected = f"expected 1 to {SCHEMA_VERSION}, found {version}"
+    with pytest.raises(ValueError, match=f"'schema_version': {expected}"):
         TaskDataset.open(path)
 
 
