@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +11,8 @@ from numpy.typing import NDArray
 
 from offline_meta_rl.envs.base import Array, Bools, Engine
 
-Act = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Maps observations [N, O] to actions [N, A]; environment n is always row n."""
+Act = Callable[[NDArray[Any]], NDArray[np.float32]]
+"""Maps observations [N, O], or images, to actions [N, A]; environment n is always row n."""
 
 
 @dataclass(frozen=True)
