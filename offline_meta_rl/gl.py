@@ -1,9 +1,18 @@
-"""Rendering without a display: which OpenGL MuJoCo uses, and what to install where there is none."""
+"""Rendering without a display: which OpenGL MuJoCo uses, and a camera that owns its context.
 
+MuJoCo is imported when something is to be rendered.
+"""
+
+import atexit
 import importlib
 import os
 import subprocess
 import sys
+import weakref
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 GL_LIBRARIES = (
     "the system library for EGL or OSMesa (Debian: libegl1 and libegl-mesa0, or libosmesa6)"
@@ -43,14 +52,95 @@ def use_working_gl(*, display: bool = True) -> bool:
     return shown
 
 
-def require_gl() -> None:
-    """Choose an OpenGL for rendering on any thread, as ``use_working_gl`` does.
+class Camera:
+    """Draws a model from one place; belongs to the thread that makes it.
+
+    Args:
+        model: a ``mujoco.MjModel``.
+        size: pixels of a side; at most those of the model's off-screen buffer.
+        azimuth: direction of view around the vertical axis, degrees.
+        elevation: direction of view above the horizontal plane, degrees.
+        distance: from the point looked at, metres.
+        lookat: the point looked at.
 
     Raises:
-        RuntimeError: nothing works; names what to install.
+        RuntimeError: neither EGL nor OSMesa works; names what to install.
     """
-    if not use_working_gl(display=False):
-        raise RuntimeError(
-            "Images cannot be rendered: expected EGL or OSMesa, found neither. Install "
-            f"{GL_LIBRARIES}."
+
+    def __init__(
+        self,
+        model: Any,
+        size: int,
+        *,
+        azimuth: float,
+        elevation: float,
+        distance: float,
+        lookat: tuple[float, float, float],
+    ) -> None:
+        mujoco: Any = importlib.import_module("mujoco")
+        self._mujoco, self._model = mujoco, model
+        self._view, self._options = mujoco.MjvCamera(), mujoco.MjvOption()
+        self._view.azimuth, self._view.elevation = azimuth, elevation
+        self._view.distance, self._view.lookat = distance, lookat
+        self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 8)
+        self._area = mujoco.MjrRect(0, 0, size, size)
+        self._pixels = np.empty((size, size, 3), dtype=np.uint8)
+        self._gl = _open_context(size)
+        self._renderer = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_50)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._renderer)
+        _open_cameras.add(self)
+
+    def picture(self, data: Any) -> NDArray[np.uint8]:
+        """Return a view [size, size, 3] of a ``mujoco.MjData`` whose kinematics are up to date.
+
+        The next call overwrites it.
+        """
+        everything = self._mujoco.mjtCatBit.mjCAT_ALL
+        self._mujoco.mjv_updateScene(
+            self._model, data, self._options, None, self._view, everything, self._scene
         )
+        self._gl.make_current()
+        self._mujoco.mjr_render(self._area, self._scene, self._renderer)
+        self._mujoco.mjr_readPixels(self._pixels, None, self._area, self._renderer)
+        return self._pixels[::-1]
+
+    def close(self) -> None:
+        """Free the context; best called in the camera's own thread, once is enough."""
+        if self in _open_cameras:
+            _open_cameras.remove(self)
+            self._gl.free()
+            self._renderer.free()
+
+
+_open_cameras: "weakref.WeakSet[Camera]" = weakref.WeakSet()
+
+
+def _open_context(size: int) -> Any:
+    """Return a current context.
+
+    Raises:
+        RuntimeError: there is none to be had.
+    """
+    problem = "found neither"
+    if use_working_gl(display=False):
+        try:
+            context = importlib.import_module("mujoco.gl_context").GLContext(size, size)
+            context.make_current()
+        except Exception as error:
+            name = os.environ.get("MUJOCO_GL")
+            problem = f"found MUJOCO_GL={name}: {type(error).__name__}: {error}"
+        else:
+            # After the first context, and so before the backend shuts down what contexts need.
+            atexit.unregister(_close_cameras)
+            atexit.register(_close_cameras)
+            return context
+    raise RuntimeError(
+        f"Images cannot be rendered: expected EGL or OSMesa to work, {problem}. Install "
+        f"{GL_LIBRARIES}."
+    )
+
+
+def _close_cameras() -> None:
+    """Close what is still open at exit: later on contexts cannot be freed without noise."""
+    for camera in list(_open_cameras):
+        camera.close()
