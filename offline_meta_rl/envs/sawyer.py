@@ -18,21 +18,22 @@ from offline_meta_rl.envs.base import (
     Array,
     Bools,
     StepResult,
-    TaskFamily,
     generator_from,
 )
+from offline_meta_rl.envs.sawyer_script import hook
 from offline_meta_rl.envs.sawyer_simulator import (
     IMAGE_SIZE,
     START_NOISE,
     SawyerSimulator,
     settled_physics,
 )
+from offline_meta_rl.envs.scripted import ScriptedFamily
 
 OPEN = 0.10
 """Metres by which an open drawer is open."""
 
 
-class TwoDrawerSawyer(TaskFamily):
+class TwoDrawerSawyer(ScriptedFamily):
     """Task 0 rewards the left drawer (of the robot, -x), task 1 the right one."""
 
     name = "two_drawer_sawyer"
@@ -43,6 +44,8 @@ class TwoDrawerSawyer(TaskFamily):
     observation_shape = (3, IMAGE_SIZE, IMAGE_SIZE)
     observation_dtype = "uint8"
     action_size = 3
+    script_noise = 0.1
+    batch_size = 200
     splits: ClassVar = {"default": ((0, 1), (0, 1))}
 
     def task_parameters(self, seed: int) -> Array:
@@ -58,6 +61,10 @@ class TwoDrawerSawyer(TaskFamily):
     ) -> "TwoDrawerSawyerEngine":
         """Return the engine; it simulates and renders on one thread per core unless told."""
         return TwoDrawerSawyerEngine(self, parameters, seed=seed, num_threads=num_threads)
+
+    def script(self, state: NDArray[np.float32], parameters: Array) -> Array:
+        """Hook the drawer by its handle; see ``envs/sawyer_script.py``."""
+        return hook(state, parameters[:, 0].astype(np.int64))
 
 
 class TwoDrawerSawyerEngine:
@@ -134,9 +141,9 @@ class TwoDrawerSawyerEngine:
         def move(simulator: SawyerSimulator, row: int) -> None:
             diverged[row] = simulator.move(clipped[row])
 
-        self._advance(np.arange(self.num_envs), move)
-        self.elapsed += 1
         everyone = np.arange(self.num_envs)
+        self._advance(everyone, move)
+        self.elapsed += 1
         reward = self.opened[everyone, self.target].astype(np.float64)
         return StepResult(
             observation=self._observation.copy(),
@@ -150,7 +157,7 @@ class TwoDrawerSawyerEngine:
     def _advance(
         self,
         rows: NDArray[np.int64],
-        change: Callable[[SawyerSimulator, int], None],
+        change: Callable[[SawyerSimulator, int], None] | None = None,
         *,
         fresh: bool = False,
     ) -> None:
@@ -158,7 +165,7 @@ class TwoDrawerSawyerEngine:
 
         Args:
             rows: indices of environments.
-            change: changes a simulator's state for an environment.
+            change: changes a simulator's state for an environment; None to look only.
             fresh: ``change`` does not depend on the state before.
         """
 
@@ -166,7 +173,8 @@ class TwoDrawerSawyerEngine:
             for row in share:
                 if not fresh:
                     simulator.physics = self.physics[row]
-                change(simulator, row)
+                if change is not None:
+                    change(simulator, row)
                 self.physics[row] = simulator.physics
                 self.opening[row], self.hand[row] = simulator.opening, simulator.hand
                 if self._images:
@@ -193,7 +201,7 @@ class TwoDrawerSawyerEngine:
         self.physics = state["physics"].numpy().copy()
         self.elapsed = state["elapsed"].numpy().copy()
         self._generator.set_state(state["generator"])
-        self._advance(np.arange(self.num_envs), lambda simulator, row: None)
+        self._advance(np.arange(self.num_envs))
 
     def close(self) -> None:
         """Free the cameras and stop the threads."""

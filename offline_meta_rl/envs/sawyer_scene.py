@@ -143,9 +143,7 @@ def _simplify(mesh: mujoco.MjsMesh, folder: Path) -> None:
     mesh.userface = faces.ravel()
 
 
-def simplified(
-    corners: NDArray[np.floating], grid: float
-) -> tuple[Array, NDArray[np.int32]]:
+def simplified(corners: NDArray[np.floating], grid: float) -> tuple[Array, NDArray[np.int32]]:
     """Merge the corners of triangles that fall into one cell of a grid (vertex clustering).
 
     Args:

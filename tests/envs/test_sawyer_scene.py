@@ -64,17 +64,6 @@ def test_drawers_stand_side_by_side() -> None:
             values[model.geom_bodyid == left], values[model.geom_bodyid == right], err_msg=field
         )
     assert (model.geom_contype[model.geom_bodyid == right] == 1).sum() == 8
-    assert not data.ncon
-
-
-@with_metaworld
-def test_nothing_of_metaworld_is_imported() -> None:
-    code = (
-        "import sys; from offline_meta_rl.envs.sawyer_scene import sawyer_model; sawyer_model(); "
-        "sys.exit(int('metaworld' in sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
 
 
 @with_metaworld
@@ -96,11 +85,11 @@ def test_what_is_left_out_is_not_seen() -> None:
         for model, data in ((simulator.model, simulator.data), (sawyer_model(whole=True), whole)):
             mujoco.mj_camlight(model, data)
         pictures = [
-            camera.picture(data).astype(int)[:115]  # below there is the floor, plain or tiled
+            camera.picture(data).astype(int)[1:115]  # above and below is the floor, if any
             for camera, data in zip(cameras, (simulator.data, whole), strict=True)
         ]
         differ = np.abs(pictures[0] - pictures[1]).max(axis=-1) > 50
-        assert differ.mean() < 0.01
+        assert differ.mean() < 0.005
     for camera in cameras:
         camera.close()
 
@@ -134,7 +123,7 @@ def test_with_another_metaworld(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) 
     assert spec is not None
     spec.submodule_search_locations = [str(tmp_path)]
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    with pytest.raises(ImportError, match="metaworld 3 \\(no scene sawyer_drawer.xml in it\\)"):
+    with pytest.raises(ImportError, match=r"metaworld 3 \(no scene sawyer_drawer\.xml in it\)"):
         scene_file()
 
 
@@ -148,7 +137,7 @@ def test_without_gl(monkeypatch: pytest.MonkeyPatch) -> None:
     family = TwoDrawerSawyer()
     engine = family.make_engine(family.task_parameters(0), seed=0)
     with pytest.raises(
-        RuntimeError, match="found neither. Install .*libegl1 and libegl-mesa0, or libosmesa6"
+        RuntimeError, match=r"found neither. Install .*libegl1 and libegl-mesa0, or libosmesa6"
     ):
         engine.reset()
     engine.close()
@@ -164,7 +153,7 @@ def test_with_a_gl_that_does_not_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "egl")
     monkeypatch.setattr(mujoco.gl_context, "GLContext", broken)
     with pytest.raises(
-        RuntimeError, match="found MUJOCO_GL=egl: ImportError: Cannot .* Install .*libosmesa6"
+        RuntimeError, match=r"found MUJOCO_GL=egl: ImportError: Cannot .* Install .*libosmesa6"
     ):
         agent_camera(64)
 
@@ -178,6 +167,7 @@ try:
     engine.reset()
 except RuntimeError:
     sys.exit(77)
+assert "metaworld" not in sys.modules, "only its files are needed"
 """
 
 
