@@ -67,7 +67,6 @@ def scene_file() -> Path:
     )
 
 
-@cache
 def sawyer_model(*, whole: bool = False) -> mujoco.MjModel:
     """Return the model; it is built once in a process, and must not be changed.
 
@@ -78,6 +77,11 @@ def sawyer_model(*, whole: bool = False) -> mujoco.MjModel:
     Raises:
         ImportError: ``metaworld`` is not installed.
     """
+    return _compiled(whole)
+
+
+@cache
+def _compiled(whole: bool) -> mujoco.MjModel:
     path = scene_file()
     spec = mujoco.MjSpec.from_file(str(path))
     spec.body("drawer").pos = [DRAWER_X[0], DRAWER_Y, 0.0]
