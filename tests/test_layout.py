@@ -26,6 +26,7 @@ LAYERS: list[set[str]] = [
         "data_tools",
         "describe_data",
         "evaluation",
+        "film_strip",
         "pack_behaviour",
         "references",
         "rollout",
