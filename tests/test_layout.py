@@ -25,6 +25,7 @@ LAYERS: list[set[str]] = [
         "collect_script",
         "data_tools",
         "describe_data",
+        "draw_sawyer",
         "evaluation",
         "film_strip",
         "pack_behaviour",
