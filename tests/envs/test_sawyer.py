@@ -5,12 +5,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium
+import matplotlib.image
 import numpy as np
 import pytest
 import torch
 from gymnasium.utils.env_checker import check_env
 from numpy.typing import NDArray
 
+from offline_meta_rl import references
+from offline_meta_rl.collect import collect
+from offline_meta_rl.data import TaskDataset
+from offline_meta_rl.data_tools.validate import validate
+from offline_meta_rl.draw_sawyer import main as draw_sawyer
 from offline_meta_rl.envs.sawyer import OPEN, TwoDrawerSawyer, TwoDrawerSawyerEngine
 from offline_meta_rl.envs.sawyer_env import TwoDrawerSawyerEnv
 from offline_meta_rl.envs.sawyer_scene import DRAWER_X
@@ -228,6 +234,31 @@ def test_gymnasium_environment(gl: None) -> None:
     assert inner.render().std() > 20
     engine.close()
     env.close()
+
+
+def test_collection(gl: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TwoDrawerSawyer, "batch_size", 2)
+    monkeypatch.setattr(references, "EPISODES", 1)
+    path = collect(FAMILY, tmp_path / "data", transitions_per_stage=3 * HORIZON, progress=False)
+    assert validate(path) == []
+    dataset = TaskDataset.open(path)
+    assert dataset.manifest.num_episodes == [3, 3]
+    assert dataset.manifest.observation_space["shape"] == [3, 64, 64]
+    assert dataset.manifest.reference_returns["success"] == [1.0, 1.0]
+    assert dataset.manifest.reference_returns["random"] == [0.0, 0.0]
+    finals = dataset.episodes["final_observation"]
+    # What an image shows of the left drawer's inside, in both tasks.
+    inside = finals[:, 1, 28:34, 36:58].int() - finals[:, 0, 28:34, 36:58].int() > 15
+    assert (inside.float().mean(dim=(1, 2)) > 0.5).tolist() == [True] * 3 + [False] * 3
+
+
+def test_picture_of_the_scene(gl: None, tmp_path: Path) -> None:
+    draw_sawyer([str(tmp_path / "scene.png")])
+    picture = matplotlib.image.imread(tmp_path / "scene.png")
+    assert picture.shape[:2] == (256 + 2 * 128, 1024)
+    start, end = picture[256:384, :128], picture[256:384, -128:]
+    assert np.abs(start - end).max() > 0.3
+    assert (picture[:256].reshape(256, 4, 256, -1).std(axis=(0, 2)).max(axis=-1) > 0.1).all()
 
 
 @pytest.mark.slow
