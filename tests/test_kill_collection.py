@@ -70,4 +70,4 @@ def test_killed_collection_can_be_repeated(moments: int, tmp_path: Path) -> None
             small(SmallRobot(), path)
             assert not Path(f"{path}.partial").exists()
         assert is_whole(path, expected)
-    assert interrupted
+    assert interrupted >= moments // 4

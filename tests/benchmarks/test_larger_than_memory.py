@@ -30,7 +30,7 @@ TASKS, BLOCKS, EPISODES, HORIZON = 50, 8, 160, 200
 SIZES = {"observation_size": 27, "action_size": 8}
 LIMIT = 2**30
 THREADS = min(2, len(os.sched_getaffinity(0)))
-ROUNDS, STEPS = 7, {"memory": 20, "chunks": 20, "rows": 6}
+ROUNDS, STEPS = 5, {"memory": 20, "chunks": 20, "rows": 6}
 SIDES: dict[str, dict[str, Any]] = {
     "memory": {"device": "cpu"},
     "chunks": {"sampling": "chunks"},
@@ -134,6 +134,7 @@ def alternate(first: Training, second: Training) -> tuple[Figures, Figures]:
     return one, two
 
 
+@pytest.mark.timeout(3600)  # of which the most is for other processes' time
 def test_training_from_data_larger_than_memory(path: Path) -> None:
     stored = sum(file.stat().st_size for file in path.rglob("*.bin"))
     assert stored > 3 * LIMIT

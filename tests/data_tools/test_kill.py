@@ -120,7 +120,7 @@ def test_killed_conversion_can_be_repeated(
             result = tmp_path / f"back_{number}"
             main(["convert", str(target), str(result)])
         assert TaskDataset.open(result, verify=True).checksum == before.checksum
-    assert interrupted
+    assert interrupted >= count // 4
 
 
 def test_conversion_goes_on_with_what_is_finished(
