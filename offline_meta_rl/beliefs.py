@@ -3,15 +3,14 @@
 The model of the Reflective Explorer (Rafailov et al., 2021, section 3.6), after MELD (Zhao et al.,
 2020). Only what depends on the step before is inside the loop over time; encoder, decoders, prior
 and losses run over all steps at once. All noise is an input, so that everything is deterministic.
-Shapes: B meta-trajectories, S steps of each, C x h x w pixels, A action size, E noise size, Z belief
-size.
+Shapes: B meta-trajectories, S steps of each, C x h x w pixels, A action size, E noise size,
+Z belief size.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from tensordict import TensorDict
 from torch import Tensor, nn
 
 from offline_meta_rl.gaussian import SLOPE, log_density_scale
@@ -32,8 +31,6 @@ IMAGE_NETWORKS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
     "convolutional": (ConvolutionalEncoder, ConvolutionalDecoder),
     "dense": (DenseEncoder, DenseDecoder),
 }
-
-Batch = Mapping[str, Tensor] | TensorDict
 
 
 class VariationalFilter(nn.Module):
@@ -56,7 +53,7 @@ class VariationalFilter(nn.Module):
             the same step. 0 is the paper's formula, under which the filter may forget the task:
             since the reward is an input, decoding it needs no memory. Any other value is a
             departure.
-        bfloat16: run encoder and decoder of images under autocast.
+        autocast: run encoder and decoder of images in bfloat16.
 
     Raises:
         ValueError: unknown names, or images that do not fit the networks.
@@ -77,7 +74,7 @@ class VariationalFilter(nn.Module):
         reward_std: float = 0.2,
         reward_weight: float = 10.0,
         prior_reward_weight: float = 0.0,
-        bfloat16: bool = False,
+        autocast: bool = False,
     ) -> None:
         super().__init__()
         if isinstance(latent, str):
@@ -86,7 +83,7 @@ class VariationalFilter(nn.Module):
         self.image_shape, self.reward_copies = tuple(image_shape), reward_copies
         self.image_std, self.reward_std = image_std, reward_std
         self.reward_weight, self.prior_reward_weight = reward_weight, prior_reward_weight
-        self.bfloat16 = bfloat16
+        self.autocast = autocast
         self.encoder = encoder(image_shape, image_size)
         seen_size = int(self.encoder.feature_size) + reward_copies
         model: Any = latent
@@ -133,7 +130,7 @@ class VariationalFilter(nn.Module):
         state, _, belief = self.latent.step(state, seen, action, noise)
         return state, belief
 
-    def beliefs(self, batch: Batch, noise: Tensor) -> Tensor:
+    def beliefs(self, batch: Mapping[str, Tensor], noise: Tensor) -> Tensor:
         """Return the belief at every step, [B, S, Z]; it means nothing in padding.
 
         Args:
@@ -143,12 +140,12 @@ class VariationalFilter(nn.Module):
         images = to_unit(batch["observation"], noise)
         return self._filter(images, batch, noise).belief.transpose(0, 1)
 
-    def reconstructions(self, batch: Batch, noise: Tensor) -> Tensor:
+    def reconstructions(self, batch: Mapping[str, Tensor], noise: Tensor) -> Tensor:
         """Return decoded images, [B, S, C, h, w] uint8; arguments as of ``beliefs``."""
         images = to_unit(batch["observation"], noise)
         return to_bytes(self._decode(self._filter(images, batch, noise).sample))
 
-    def elbo(self, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
+    def elbo(self, batch: Mapping[str, Tensor], noise: Tensor) -> dict[str, Tensor]:
         """Return the loss, minus the evidence lower bound of section 3.6, and its terms.
 
         Every term is a sum over time and a mean over meta-trajectories: weighted by ``weight`` [B]
@@ -186,12 +183,12 @@ class VariationalFilter(nn.Module):
 
     def _seen(self, images: Tensor, reward: Tensor) -> Tensor:
         """Return features of images [N, C, h, w] beside copies of the rewards [N]."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocast):
             feature = self.encoder(images)
         copies = reward[:, None].expand(-1, self.reward_copies)
         return torch.cat([feature.to(reward.dtype), copies], dim=-1)
 
-    def _filter(self, images: Tensor, batch: Batch, noise: Tensor) -> Filtered:
+    def _filter(self, images: Tensor, batch: Mapping[str, Tensor], noise: Tensor) -> Filtered:
         """Filter images [B, S, C, h, w] from 0 to 1; what comes out is [S, B, ...]."""
         seen = self._seen(images.flatten(0, 1), batch["reward"].flatten())
         mask = batch["mask"]
@@ -205,7 +202,7 @@ class VariationalFilter(nn.Module):
     def _decode(self, sample: Tensor) -> Tensor:
         """Return images of samples, [S, B, L] -> [B, S, C, h, w]."""
         rows = sample.transpose(0, 1)
-        with torch.autocast(sample.device.type, torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast(sample.device.type, torch.bfloat16, enabled=self.autocast):
             images = self.decoder(rows.flatten(0, 1))
         return images.to(sample.dtype).unflatten(0, rows.shape[:2])
 

@@ -5,8 +5,10 @@ smaller ones; dense ones are for very small images, where convolutions cost more
 Images are floating-point numbers from 0 to 1. Shapes: N images, C channels, h x w pixels.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +35,7 @@ class ConvolutionalEncoder(nn.Module):
         sizes, small = feature_maps(image_shape, depth)
         self.feature_size = 8 * depth
         layers: list[nn.Module] = []
-        for number, (before, after) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        for number, (before, after) in enumerate(itertools.pairwise(sizes)):
             kernel = 3 if number else 5
             layers += [nn.Conv2d(before, after, kernel, stride=2, padding=kernel // 2), rectifier()]
         layers += [nn.Conv2d(sizes[-1], self.feature_size, small), rectifier()]
@@ -62,9 +64,9 @@ class ConvolutionalDecoder(nn.Module):
             nn.Unflatten(1, (input_size, 1, 1)),
             nn.ConvTranspose2d(input_size, channels[0], small),
         ]
-        for number, (before, after) in enumerate(zip(channels[:-1], channels[1:], strict=True)):
+        for number, (before, after) in enumerate(itertools.pairwise(channels)):
             kernel = 5 if number == len(channels) - 2 else 3
-            options = {"stride": 2, "padding": kernel // 2, "output_padding": 1}
+            options: dict[str, Any] = {"stride": 2, "padding": kernel // 2, "output_padding": 1}
             layers += [rectifier(), nn.ConvTranspose2d(before, after, kernel, **options)]
         self.layers = nn.Sequential(*layers)
 

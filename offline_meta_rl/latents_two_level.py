@@ -9,6 +9,7 @@ networks of their own for the first step, with the prior N(0, 1); here it is an 
 z2 = 0 with the action 0, so that its prior is learned. Shapes as in ``latents``.
 """
 
+import itertools
 from typing import Any
 
 import torch
@@ -224,6 +225,6 @@ def _pairs(parameters: Tensor) -> tuple[Tensor, ...]:
 def _weight_gradients(layers: list[LoopLayer], inputs: Tensor) -> list[Tensor]:
     """Return the gradients of weights and biases, without the first bias."""
     result = [layers[0].weight_gradient(inputs)]
-    for before, layer in zip(layers[:-1], layers[1:], strict=True):
+    for before, layer in itertools.pairwise(layers):
         result += [layer.weight_gradient(before.outputs), layer.bias_gradient()]
     return result
