@@ -192,6 +192,15 @@ class DatasetWriter:
                 text = json.dumps({"checksum": file_checksum(part), "blocks": count})
                 file.write(text.encode())
 
+    def read(self, task: int, key: str) -> NDArray[Any]:
+        """Return one array of a task that has been written, as a whole.
+
+        Args:
+            task: index of the task.
+            key: of its transitions, ``stage``, ``length`` or ``final_observation``.
+        """
+        return np.concatenate(list(self._load(task, key)))
+
     def commit(self, reference_returns: dict[str, Any]) -> Path:
         """Join the parts of all tasks, give the dataset its name, and return its path.
 
@@ -209,12 +218,12 @@ class DatasetWriter:
         if missing:
             raise RuntimeError(f"Tasks {missing} of {self.path} are missing; write them first.")
         tasks = range(self.num_tasks)
-        lengths = [np.concatenate(list(self._load(task, "length"))) for task in tasks]
+        lengths = [self.read(task, "length") for task in tasks]
         counts = [len(part) for part in lengths]
         every_length = np.concatenate(lengths)
         episodes = {
             "task": np.repeat(np.arange(self.num_tasks), counts),
-            "stage": np.concatenate([part for task in tasks for part in self._load(task, "stage")]),
+            "stage": np.concatenate([self.read(task, "stage") for task in tasks]),
             "start": np.cumsum(every_length) - every_length,
             "length": every_length,
         }
