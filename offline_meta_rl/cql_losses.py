@@ -106,14 +106,15 @@ def draw_noise(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
+    generator: torch.Generator | None = None,
 ) -> CQLNoise:
     """Draw the random numbers for actions of shape [..., A], in a fixed order.
 
-    Groups that the settings do not use have N = 0.
+    Groups that the settings do not use have N = 0. Without a generator, from the global state.
     """
     *rows, size = shape
     uniform, policy = settings.group_sizes()
-    where: dict[str, Any] = {"device": device, "dtype": dtype}
+    where: dict[str, Any] = {"device": device, "dtype": dtype, "generator": generator}
     return CQLNoise(
         torch.randn(*rows, size, **where),
         torch.randn(*rows, size, **where),

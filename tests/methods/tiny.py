@@ -18,6 +18,7 @@ from offline_meta_rl.methods.base import MetaModule
 from tests.helpers import make_dataset
 
 MODEL: dict[str, dict[str, Any]] = {
+    "CQL": {"width": 8, "num_actions": 2, "conservative_form": "logsumexp"},
     "Macaw": {"width": 8, "head_width": 4, "latent_size": 3},
     "PerTaskSAC": {"num_tasks": 3, "hidden_size": 8},
     "SAC": {"task_feature_size": 2, "hidden_size": 8},
@@ -33,6 +34,7 @@ DATA = {
     "SAC": {"class_path": "OnlineBuffer", "init_args": {"family": "point_robot", **ONLINE}},
 }
 BUFFERS = {"inner_batch_size": 4, "outer_batch_size": 4, "tasks_per_batch": 5}
+FIELDS = {"CQL": ["observation", "action", "reward", "next_observation", "terminated"]}
 STEPS_PER_EPOCH = 6
 EVALUATE = {"class_path": "Evaluate", "init_args": {"episodes": 1, "context_size": 8}}
 
@@ -72,6 +74,8 @@ def config(
         trainer: options of the trainer that differ.
     """
     buffers = {"env": "point_robot", "path": str(data_path), **BUFFERS}
+    if method in FIELDS:
+        buffers["fields"] = FIELDS[method]
     data = DATA.get(method, {"class_path": "TaskBuffers", "init_args": buffers})
     sizes = {"observation_size": 2, "action_size": 2}
     options: dict[str, Any] = {
