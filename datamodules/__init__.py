@@ -5,15 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from datamodules.lifetime_buffers import LifetimeBuffers
+    from datamodules.meta_trajectories import MetaTrajectories
     from datamodules.online_buffer import OnlineBuffer
     from datamodules.task_buffers import TaskBuffers
 
 _MODULES = {
     "LifetimeBuffers": "datamodules.lifetime_buffers",
+    "MetaTrajectories": "datamodules.meta_trajectories",
     "OnlineBuffer": "datamodules.online_buffer",
     "TaskBuffers": "datamodules.task_buffers",
 }
-__all__ = ["LifetimeBuffers", "OnlineBuffer", "TaskBuffers"]
+__all__ = ["LifetimeBuffers", "MetaTrajectories", "OnlineBuffer", "TaskBuffers"]
 
 
 def __getattr__(name: str) -> Any:

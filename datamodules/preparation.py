@@ -61,6 +61,22 @@ def check_environment(dataset: TaskDataset, env: str) -> None:
         )
 
 
+def check_vectors(dataset: TaskDataset) -> None:
+    """Check that observations are vectors, for what serves single transitions.
+
+    Raises:
+        ValueError: they are images, which are served as whole episodes.
+    """
+    space = dataset.manifest.observation_space
+    if dataset.manifest.has_images:
+        raise ValueError(
+            f"The dataset at {dataset.path} holds images {space['shape']} {space['dtype']}, "
+            "expected vectors: TaskBuffers serves single transitions, images are stored once and "
+            "served as whole episodes. Use the datamodule MetaTrajectories (--data "
+            "MetaTrajectories), or a dataset of vectors."
+        )
+
+
 def check_intervals(trainer: Any, updates_per_batch: int) -> None:
     """Check that counts of outer steps can be reached with so many outer steps in each batch.
 

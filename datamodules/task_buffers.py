@@ -18,6 +18,7 @@ from datamodules.loaders import HeldOutLoader, TaskLoader
 from datamodules.preparation import (
     check_environment,
     check_intervals,
+    check_vectors,
     data_device,
     dataset_path,
     plain_slice,
@@ -131,12 +132,14 @@ class TaskBuffers(lightning.LightningDataModule):
 
         Raises:
             FileNotFoundError: no dataset there.
-            ValueError: a dataset of another environment, unknown split, too few tasks or rows.
+            ValueError: a dataset of another environment or of images, unknown split, too few tasks
+                or rows.
         """
         settings: Any = self.hparams
         if not hasattr(self, "dataset"):
             dataset = TaskDataset.open(self.path)
             check_environment(dataset, settings.env)
+            check_vectors(dataset)
             self.train_tasks, self.test_tasks = dataset.split(settings.split)
             place = data_device(dataset, settings.device, self.trainer)
             self._table = FieldTable(dataset, settings.fields, settings.discount, place)

@@ -1,9 +1,9 @@
 """Behaviour policies: the agents, poor to expert, whose data a task dataset consists of.
 
 The MuJoCo families ship snapshots of one task-conditioned soft actor-critic agent, taken at several
-stages of its training (``configs/collect_*.yaml``); the point robots are scripted. A behaviour
-policy knows the task: it is given the task's parameters. Shapes: N environments, O observation
-size, A action size, P numbers that describe a task.
+stages of its training (``configs/collect_*.yaml``); the point robots and the drawers are scripted.
+A behaviour policy knows the task: it is given the task's parameters. Shapes: N environments, O
+observation size, A action size, P numbers that describe a task.
 """
 
 import hashlib
@@ -19,7 +19,9 @@ from torch import Tensor
 from offline_meta_rl.behaviour_actor import BehaviourActor
 from offline_meta_rl.envs.base import Array, TaskFamily
 from offline_meta_rl.envs.point_robot import STEP, PointRobot
+from offline_meta_rl.envs.scripted import ScriptedFamily
 from offline_meta_rl.rollout import Act
+from offline_meta_rl.scripted import ScriptedBehaviour
 
 FORMAT_VERSION = 1
 """Of the files under ``behaviours/``."""
@@ -31,10 +33,12 @@ class BehaviourPolicy(Protocol):
     Attributes:
         stages: names of the stages, poor to expert.
         digest: eight hex digits that change whenever the policy does; part of a dataset's name.
+        sees_state: acts on the engine's state, not on observations.
     """
 
     stages: list[str]
     digest: str
+    sees_state: bool
 
     def act(
         self,
@@ -49,7 +53,7 @@ class BehaviourPolicy(Protocol):
 
         Args:
             stage: index into ``stages``.
-            observation: [N, O].
+            observation: [N, O]; the state [N, X] if ``sees_state``.
             parameters: task parameters of every row, [N, P].
             stochastic: sample (how data is collected), or take the mean action.
             generator: source of the noise.
@@ -65,6 +69,8 @@ class LearnedBehaviour:
         package: what ``pack_behaviour.pack`` wrote.
         digest: of the file.
     """
+
+    sees_state = False
 
     def __init__(self, family: TaskFamily, package: dict[str, Any], digest: str) -> None:
         self.family, self.digest = family, digest
@@ -102,6 +108,7 @@ class ScriptedPointRobot:
     goal. The first stage is all noise.
     """
 
+    sees_state = False
     stages: list[str]
     gains = (0.0, 0.15, 0.45, 1.0)
     noises = (1.0, 0.6, 0.4, 0.2)
@@ -141,6 +148,8 @@ def load_behaviour(family: TaskFamily) -> BehaviourPolicy:
     """
     if isinstance(family, PointRobot):
         return ScriptedPointRobot()
+    if isinstance(family, ScriptedFamily):
+        return ScriptedBehaviour(family)
     path = behaviour_file(family)
     if not path.is_file():
         raise ValueError(
@@ -177,7 +186,7 @@ def acting(
     """
     rows = [(int(stage), np.flatnonzero(stages == stage)) for stage in np.unique(stages)]
 
-    def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:
+    def act(observation: NDArray[Any]) -> NDArray[np.float32]:
         parts = [
             behaviour.act(
                 stage,

@@ -68,6 +68,14 @@ def check_task(
         )
 
 
+def broken_rows(
+    observation: NDArray[Any], next_observation: NDArray[Any], end: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """Return the rows whose next observation is not the observation of the row that follows."""
+    differ = next_observation[:-1] != observation[1:]
+    return np.flatnonzero(differ.any(axis=tuple(range(1, differ.ndim))) & ~end[:-1])
+
+
 def check_same_collection(partial: Path, settings: dict[str, Any]) -> None:
     """Refuse to mix the parts of two collections; keep the settings of the first.
 

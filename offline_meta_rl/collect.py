@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from offline_meta_rl.behaviour import BehaviourPolicy, acting, load_behaviour
+from offline_meta_rl.collect_script import script_blocks, script_success
 from offline_meta_rl.envs.base import Array, TaskFamily
+from offline_meta_rl.envs.scripted import ScriptedFamily
 from offline_meta_rl.manifest import TRANSITION_KEYS
 from offline_meta_rl.references import reference_returns
 from offline_meta_rl.rollout import Episodes, run_episodes
@@ -45,14 +47,18 @@ def default_dataset_path(
     The folder is ``$OFFLINE_META_RL_DATA``, or ``~/.cache/offline_meta_rl/datasets``.
     """
     behaviour = load_behaviour(family)
-    quota = _quota(behaviour, transitions_per_stage)
+    quota = _quota(family, behaviour, transitions_per_stage)
     return dataset_root() / (
         f"{family.name}-v{family.version}-tasks{task_seed}-seed{seed}-n{quota}-{behaviour.digest}"
     )
 
 
-def _quota(behaviour: BehaviourPolicy, transitions_per_stage: int | None) -> int:
+def _quota(
+    family: TaskFamily, behaviour: BehaviourPolicy, transitions_per_stage: int | None
+) -> int:
     """Return the transitions to collect from every stage in every task."""
+    if transitions_per_stage is None and isinstance(family, ScriptedFamily):
+        return family.episodes_per_task * family.horizon
     return transitions_per_stage or ceil(TRANSITIONS_PER_TASK / len(behaviour.stages))
 
 
@@ -147,7 +153,7 @@ def collect(
         seed: of initial states and actions.
         task_seed: of the task parameters.
         transitions_per_stage: at least so many transitions of every stage in every task; None for
-            an equal share of 8000 for the task.
+            an equal share of 8000 for the task, or for the script's number of episodes.
         num_threads: of the simulator; None for one per core.
         progress: show a progress bar.
 
@@ -163,7 +169,7 @@ def collect(
         if Path(path).exists():
             return Path(path)
         behaviour = load_behaviour(family)
-        quota = _quota(behaviour, transitions_per_stage)
+        quota = _quota(family, behaviour, transitions_per_stage)
         parameters = family.task_parameters(task_seed)
         writer = DatasetWriter(
             path,
@@ -176,6 +182,7 @@ def collect(
             task_parameters=parameters,
             splits=family.splits,
             stages=behaviour.stages,
+            observation_space=family.observation_space,
             provenance=_provenance(seed, quota, behaviour.digest),
         )
         bar = Progress(
@@ -189,15 +196,16 @@ def collect(
             tasks = bar.add_task("tasks", total=family.num_tasks)
             for task in range(family.num_tasks):
                 if not writer.has_task(task):
-                    episodes = collect_task(
-                        family,
-                        behaviour,
-                        parameters[task],
-                        seed=derived_seed(seed, task_seed, task),
-                        transitions_per_stage=quota,
-                        num_threads=num_threads,
-                    )
-                    write_episodes(writer, task, episodes)
+                    settings: dict[str, Any] = {
+                        "seed": derived_seed(seed, task_seed, task),
+                        "transitions_per_stage": quota,
+                        "num_threads": num_threads,
+                    }
+                    if isinstance(family, ScriptedFamily):
+                        _write_script(writer, family, task, parameters[task], settings, bar)
+                    else:
+                        episodes = collect_task(family, behaviour, parameters[task], **settings)
+                        write_episodes(writer, task, episodes)
                 bar.advance(tasks)
             policies = bar.add_task("reference returns", total=len(behaviour.stages) + 2)
             returns = reference_returns(
@@ -208,7 +216,28 @@ def collect(
                 num_threads=num_threads,
                 advance=lambda: bar.advance(policies),
             )
+        if isinstance(family, ScriptedFamily):
+            returns["success"] = script_success(writer)
         return writer.commit(returns)
+
+
+def _write_script(
+    writer: DatasetWriter,
+    family: ScriptedFamily,
+    task: int,
+    parameters: Array,
+    settings: dict[str, Any],
+    bar: Progress,
+) -> None:
+    """Write the episodes of one task's script as they come."""
+    total = settings["transitions_per_stage"] / family.horizon
+    part = bar.add_task(f"episodes of task {task}", total=total)
+
+    def advance(count: int) -> None:
+        bar.advance(part, count)
+
+    blocks = script_blocks(family, parameters, advance=advance, **settings)
+    writer.write_blocks(task, blocks)
 
 
 def write_episodes(writer: DatasetWriter, task: int, episodes: list[Episode]) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from offline_meta_rl.arrays import ArrayFile
 from offline_meta_rl.manifest import (
     EPISODE_KEYS,
+    FINAL_KEY,
     MANIFEST_FILE,
     TRANSITION_KEYS,
     Manifest,
@@ -34,8 +35,10 @@ class TaskDataset:
         path: the dataset's folder.
         manifest: what it holds.
         transitions: TensorDict [N], memory-mapped: observation [N, O], action [N, A], reward [N],
-            next_observation [N, O], terminated [N] bool, truncated [N] bool.
-        episodes: TensorDict [E] of int64: task, stage, start (first row), length.
+            next_observation [N, O], terminated [N] bool, truncated [N] bool. Images are [N, C, h,
+            w] uint8 and stored once: there is no next_observation.
+        episodes: TensorDict [E] of int64: task, stage, start (first row), length. Of images also
+            final_observation [E, C, h, w] uint8, memory-mapped: the one after the last step.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
@@ -46,8 +49,9 @@ class TaskDataset:
             name: ArrayFile(path, entry, manifest.chunk_bytes)
             for name, entry in manifest.arrays.items()
         }
-        self.transitions = self._tensordict("transitions", TRANSITION_KEYS)
-        self.episodes = self._tensordict("episodes", EPISODE_KEYS)
+        self.transitions = self._tensordict("transitions", manifest.transition_keys)
+        of_episode = (*EPISODE_KEYS, FINAL_KEY) if manifest.has_images else EPISODE_KEYS
+        self.episodes = self._tensordict("episodes", of_episode)
 
     @classmethod
     def open(cls, path: str | Path, verify: bool | None = None) -> "TaskDataset":
@@ -166,14 +170,15 @@ class TaskDataset:
         """Check the chunks that hold these rows (None: all) of these arrays, once each.
 
         Args:
-            keys: of ``transitions``.
+            keys: of ``transitions``, or ``final_observation``, whose rows are episodes.
             rows: row numbers of any shape.
 
         Raises:
             ValueError: names the first file and chunk that is not as it was written.
         """
         for key in keys:
-            self._arrays[f"transitions/{key}"].verify(rows)
+            group = "episodes" if key == FINAL_KEY else "transitions"
+            self._arrays[f"{group}/{key}"].verify(rows)
 
     def _tensordict(self, group: str, keys: tuple[str, ...]) -> TensorDict:
         tensors = {key: torch.from_numpy(self._arrays[f"{group}/{key}"].values) for key in keys}

@@ -14,7 +14,8 @@ from typing import Any, get_origin
 
 import numpy as np
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of image datasets; datasets of vectors are as they were in version 1, and say so."""
 CHUNK_BYTES = 16 * 2**20
 MANIFEST_FILE = "manifest.json"
 
@@ -27,6 +28,8 @@ TRANSITION_KEYS = (
     "truncated",
 )
 EPISODE_KEYS = ("task", "stage", "start", "length")
+FINAL_KEY = "final_observation"
+"""Of episodes of image datasets, which store each image once: no ``next_observation``."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,17 @@ class Manifest:
         return len(self.task_parameters)
 
     @property
+    def has_images(self) -> bool:
+        """Whether observations are images, which are stored once."""
+        return are_images(self.observation_space)
+
+    @property
+    def transition_keys(self) -> tuple[str, ...]:
+        """Names of the arrays of transitions."""
+        without = "next_observation" if self.has_images else None
+        return tuple(key for key in TRANSITION_KEYS if key != without)
+
+    @property
     def observation_size(self) -> int:
         """Numbers in one observation, O."""
         return math.prod(self.observation_space["shape"])
@@ -156,20 +170,32 @@ def box(shape: list[int], dtype: str, low: float | None, high: float | None) -> 
     return {"shape": shape, "dtype": dtype, "low": low, "high": high}
 
 
+def are_images(observation_space: dict[str, Any]) -> bool:
+    """Return whether a space is one of images: uint8, [channels, height, width]."""
+    return observation_space["dtype"] == "uint8" and len(observation_space["shape"]) == 3
+
+
 def expected_layout(manifest: Manifest) -> dict[str, tuple[list[int], str]]:
     """Return array name -> (shape, dtype) as the rest of the manifest implies them."""
     rows, episodes = sum(manifest.num_transitions), sum(manifest.num_episodes)
     observation = manifest.observation_space
     action = manifest.action_space
-    layout: dict[str, tuple[list[int], str]] = {
-        "transitions/observation": ([rows, *observation["shape"]], observation["dtype"]),
-        "transitions/action": ([rows, *action["shape"]], action["dtype"]),
-        "transitions/reward": ([rows], "float32"),
-        "transitions/next_observation": ([rows, *observation["shape"]], observation["dtype"]),
-        "transitions/terminated": ([rows], "bool"),
-        "transitions/truncated": ([rows], "bool"),
+    of_row: dict[str, tuple[list[int], str]] = {
+        "observation": (observation["shape"], observation["dtype"]),
+        "action": (action["shape"], action["dtype"]),
+        "reward": ([], "float32"),
+        "next_observation": (observation["shape"], observation["dtype"]),
+        "terminated": ([], "bool"),
+        "truncated": ([], "bool"),
     }
-    return layout | {f"episodes/{key}": ([episodes], "int64") for key in EPISODE_KEYS}
+    layout = {
+        f"transitions/{key}": ([rows, *of_row[key][0]], of_row[key][1])
+        for key in manifest.transition_keys
+    }
+    layout |= {f"episodes/{key}": ([episodes], "int64") for key in EPISODE_KEYS}
+    if manifest.has_images:
+        layout[f"episodes/{FINAL_KEY}"] = ([episodes, *observation["shape"]], "uint8")
+    return layout
 
 
 def _parse(text: str, file: Path) -> dict[str, Any]:
@@ -211,6 +237,8 @@ def _problems(manifest: Manifest) -> Iterator[tuple[str, str]]:
     for name, values in (returns.pop("stages", {}) | returns).items():
         if len(values) != tasks:
             yield "reference_returns", f"{name!r}: expected {tasks} tasks, found {len(values)}"
+    if manifest.has_images and manifest.schema_version < 2:
+        yield "schema_version", "expected 2, of data that stores its images once, found 1"
     if manifest.chunk_bytes < 8 or manifest.chunk_bytes % 8:
         yield "chunk_bytes", f"expected a multiple of 8, found {manifest.chunk_bytes}"
     for problem in _array_problems(manifest):

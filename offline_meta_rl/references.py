@@ -36,6 +36,7 @@ def mean_returns(
     task_seed: int,
     num_threads: int | None = None,
     tasks: Sequence[int] | None = None,
+    on_state: bool = False,
 ) -> Array:
     """Return the mean return [T] of a policy over episodes in every task, all as one batch.
 
@@ -46,11 +47,12 @@ def mean_returns(
         task_seed: of the task parameters.
         num_threads: of the simulator; None for one per core.
         tasks: indices of the tasks to measure; None for all.
+        on_state: the policy is a script, which is given the engine's state.
     """
     chosen = slice(None) if tasks is None else list(tasks)
     parameters = np.repeat(family.task_parameters(task_seed)[chosen], EPISODES, axis=0)
     engine = family.make_engine(parameters, seed=seed, num_threads=num_threads)
-    episodes = run_episodes(engine, act_for(parameters), family.horizon)
+    episodes = run_episodes(engine, act_for(parameters), family.horizon, on_state=on_state)
     engine.close()
     usable = np.where(episodes.diverged, np.nan, episodes.returns)
     mean: Array = np.nanmean(usable.reshape(-1, EPISODES), axis=1)
@@ -117,6 +119,7 @@ def shipped_returns(
         task_seed=task_seed,
         num_threads=num_threads,
         tasks=tasks,
+        on_state=behaviour.sees_state,
     )
 
 
@@ -154,7 +157,8 @@ def reference_returns(
             rows = np.full(len(parameters), stage)
             return acting(behaviour, rows, parameters, stochastic=False)
 
-        stages[name] = mean_returns(family, stage_policy, **common).tolist()
+        on_state = behaviour.sees_state
+        stages[name] = mean_returns(family, stage_policy, on_state=on_state, **common).tolist()
         advance()
     return {
         "random": random.tolist(),

@@ -3,15 +3,17 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from offline_meta_rl.envs.base import Array, Bools, Engine
+from offline_meta_rl.envs.scripted import StateEngine
 
-Act = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Maps observations [N, O] to actions [N, A]; environment n is always row n."""
+Act = Callable[[NDArray[Any]], NDArray[np.float32]]
+"""Maps observations [N, O], or images, to actions [N, A]; environment n is always row n."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Episodes:
         returns: undiscounted return of each episode, [N].
         lengths: steps of each episode, [N].
         diverged: where the simulator diverged; such an episode is not to be used, [N].
-        observation: [H, N, O]; ``next_observation`` alike.
+        observation: [H, N, O], or images [H, N, C, h, w]; ``next_observation`` alike.
         action: [H, N, A].
         reward: [H, N].
         terminated: [H, N] bool; ``truncated`` alike.
@@ -31,10 +33,10 @@ class Episodes:
     returns: Array
     lengths: NDArray[np.int64]
     diverged: Bools
-    observation: NDArray[np.float32]
+    observation: NDArray[Any]
     action: NDArray[np.float32]
     reward: NDArray[np.float32]
-    next_observation: NDArray[np.float32]
+    next_observation: NDArray[Any]
     terminated: Bools
     truncated: Bools
 
@@ -55,7 +57,7 @@ def one_torch_thread() -> Iterator[None]:
 
 
 @one_torch_thread()
-def run_episodes(engine: Engine, act: Act, horizon: int) -> Episodes:
+def run_episodes(engine: Engine, act: Act, horizon: int, *, on_state: bool = False) -> Episodes:
     """Run one episode in every environment of ``engine``.
 
     Environments whose episode has ended keep being stepped with the others (their rows are padding)
@@ -65,6 +67,7 @@ def run_episodes(engine: Engine, act: Act, horizon: int) -> Episodes:
         engine: N environments; it is reset first.
         act: policies of all environments, [N, O] -> [N, A].
         horizon: the family's horizon H.
+        on_state: the policy is a script, which is given the engine's state in place of images.
 
     Returns:
         The episodes; rows past an episode's length are padding.
@@ -74,9 +77,10 @@ def run_episodes(engine: Engine, act: Act, horizon: int) -> Episodes:
     diverged = np.zeros(engine.num_envs, dtype=bool)
     lengths = np.zeros(engine.num_envs, dtype=np.int64)
     returns = np.zeros(engine.num_envs)
-    steps: list[tuple[NDArray[np.float32] | Bools, ...]] = []
+    steps: list[tuple[NDArray[Any], ...]] = []
     for _ in range(horizon):
-        action = np.clip(act(observation), -1.0, 1.0)
+        seen = cast(StateEngine, engine).state() if on_state else observation
+        action = np.clip(act(seen), -1.0, 1.0)
         result = engine.step(action)
         returns += np.where(running, result.reward, 0.0)
         lengths += running

@@ -11,7 +11,7 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,19 +19,19 @@ from numpy.typing import NDArray
 
 from offline_meta_rl.arrays import file_checksum, write_array
 from offline_meta_rl.atomic import explain_os_errors, path_lock, replacing, sync_folder
-from offline_meta_rl.checks import check_same_collection, check_task, plain_returns
+from offline_meta_rl.blocks import TaskBlock, checked_block
+from offline_meta_rl.checks import check_same_collection, plain_returns
 from offline_meta_rl.manifest import (
     CHUNK_BYTES,
+    FINAL_KEY,
     MANIFEST_FILE,
     SCHEMA_VERSION,
-    TRANSITION_KEYS,
     ArrayEntry,
     Manifest,
+    are_images,
     box,
     expected_layout,
 )
-
-__all__ = ["DatasetWriter", "TaskBlock", "dataset_lock", "dataset_root"]
 
 dataset_lock = path_lock
 
@@ -43,21 +43,6 @@ def dataset_root() -> Path:
     """
     folder = os.environ.get("OFFLINE_META_RL_DATA")
     return Path(folder) if folder else Path.home() / ".cache" / "offline_meta_rl" / "datasets"
-
-
-class TaskBlock(NamedTuple):
-    """Whole episodes of one task; the unit of writing, so that a task need not fit in memory.
-
-    Attributes:
-        transitions: observation [N, O], action [N, A], reward [N], next_observation [N, O],
-            terminated [N], truncated [N]: episodes one after another, each in time order.
-        stage: index of the behaviour stage of each episode, [E].
-        length: steps of each episode, [E]; they sum to N.
-    """
-
-    transitions: Mapping[str, NDArray[Any] | torch.Tensor]
-    stage: Any
-    length: Any
 
 
 class DatasetWriter:
@@ -110,12 +95,12 @@ class DatasetWriter:
                 f"task_parameters: expected finite numbers [tasks, parameters], found shape "
                 f"{parameters.shape}. Give every task the same number of parameters."
             )
+        space = observation_space or box([observation_size], "float32", None, None)
         self._header: dict[str, Any] = {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": SCHEMA_VERSION if are_images(space) else 1,
             "environment": environment,
             "family": family,
-            "observation_space": observation_space
-            or box([observation_size], "float32", None, None),
+            "observation_space": space,
             "action_space": action_space or box([action_size], "float32", -1.0, 1.0),
             "horizon": horizon,
             "task_seed": task_seed,
@@ -157,21 +142,22 @@ class DatasetWriter:
         *,
         stage: Any,
         length: Any,
+        final_observation: Any = None,
     ) -> None:
         """Write all episodes of one task; it is there completely or not at all.
 
         Args:
             task: index of the task.
-            transitions: observation [N, O], action [N, A], reward [N], next_observation [N, O],
-                terminated [N], truncated [N]: episodes one after another, each in time order.
+            transitions: see ``TaskBlock``; ``stage``, ``length`` and ``final_observation`` too.
             stage: index of the behaviour stage of each episode, [E].
             length: steps of each episode, [E]; they sum to N.
+            final_observation: of image data, [E, C, h, w] uint8.
 
         Raises:
             ValueError: names the array and what is wrong with it.
             OSError: the disk is full, or the folder cannot be written.
         """
-        self.write_blocks(task, [TaskBlock(transitions, stage, length)])
+        self.write_blocks(task, [TaskBlock(transitions, stage, length, final_observation)])
 
     def write_blocks(self, task: int, blocks: Iterable[TaskBlock]) -> None:
         """Write one task block by block; it is there completely or not at all.
@@ -193,7 +179,8 @@ class DatasetWriter:
         with explain_os_errors(self.partial):
             with replacing(part) as file, zipfile.ZipFile(file, "w") as archive:
                 for block in blocks:
-                    for key, array in self._checked(task, block, rows).items():
+                    arrays = checked_block(task, block, self._manifest([], []), rows)
+                    for key, array in arrays.items():
                         name = f"{count}/{key}.npy"
                         with archive.open(name, "w", force_zip64=True) as member:
                             np.lib.format.write_array(member, array, allow_pickle=False)
@@ -204,6 +191,15 @@ class DatasetWriter:
             with replacing(receipt) as file:
                 text = json.dumps({"checksum": file_checksum(part), "blocks": count})
                 file.write(text.encode())
+
+    def read(self, task: int, key: str) -> NDArray[Any]:
+        """Return one array of a task that has been written, as a whole.
+
+        Args:
+            task: index of the task.
+            key: of its transitions, ``stage``, ``length`` or ``final_observation``.
+        """
+        return np.concatenate(list(self._load(task, key)))
 
     def commit(self, reference_returns: dict[str, Any]) -> Path:
         """Join the parts of all tasks, give the dataset its name, and return its path.
@@ -222,12 +218,12 @@ class DatasetWriter:
         if missing:
             raise RuntimeError(f"Tasks {missing} of {self.path} are missing; write them first.")
         tasks = range(self.num_tasks)
-        lengths = [np.concatenate(list(self._load(task, "length"))) for task in tasks]
+        lengths = [self.read(task, "length") for task in tasks]
         counts = [len(part) for part in lengths]
         every_length = np.concatenate(lengths)
         episodes = {
             "task": np.repeat(np.arange(self.num_tasks), counts),
-            "stage": np.concatenate([part for task in tasks for part in self._load(task, "stage")]),
+            "stage": np.concatenate([self.read(task, "stage") for task in tasks]),
             "start": np.cumsum(every_length) - every_length,
             "length": every_length,
         }
@@ -236,7 +232,7 @@ class DatasetWriter:
             group, key = name.split("/")
             parts = (
                 iter([episodes[key]])
-                if group == "episodes"
+                if group == "episodes" and key != FINAL_KEY
                 else (part for task in tasks for part in self._load(task, key))
             )
             return write_array(folder, name, shape, dtype, parts)
@@ -303,23 +299,6 @@ class DatasetWriter:
     def _part(self, task: int) -> tuple[Path, Path]:
         stem = self.partial / "parts" / f"task_{task:05d}"
         return stem.with_suffix(".npz"), stem.with_suffix(".json")
-
-    def _checked(self, task: int, block: TaskBlock, first_row: int) -> dict[str, NDArray[Any]]:
-        """Return the arrays of a block as they are stored, once they fit the dataset."""
-        length = np.asarray(block.length, dtype=np.int64)
-        stage = np.asarray(block.stage, dtype=np.int64)
-        layout = {
-            key: expected_layout(self._manifest([], []))[f"transitions/{key}"]
-            for key in TRANSITION_KEYS
-        }
-        arrays = {
-            key: np.ascontiguousarray(np.asarray(block.transitions[key]).astype(dtype))
-            for key, (_, dtype) in layout.items()
-        }
-        row_shapes = {key: tuple(shape[1:]) for key, (shape, _) in layout.items()}
-        stages = len(self._header["stages"])
-        check_task(task, arrays, stage, length, row_shapes, stages, first_row)
-        return arrays | {"stage": stage, "length": length}
 
     def _load(self, task: int, key: str) -> Iterator[NDArray[Any]]:
         """Yield one array of a task, block by block."""

@@ -216,8 +216,8 @@ def test_damage_is_found_where_it_is_touched(
 
 
 def test_newer_version(path: Path) -> None:
-    edit_manifest(path, lambda values: values.update(schema_version=2))
-    with pytest.raises(ValueError, match=r"'schema_version': expected at most 1, found 2.*update"):
+    edit_manifest(path, lambda values: values.update(schema_version=3))
+    with pytest.raises(ValueError, match=r"'schema_version': expected at most 2, found 3.*update"):
         TaskDataset.open(path)
 
 

@@ -22,6 +22,7 @@ LAYERS: list[set[str]] = [
     {
         "behaviour",
         "collect",
+        "collect_script",
         "data_tools",
         "describe_data",
         "evaluation",
@@ -31,6 +32,7 @@ LAYERS: list[set[str]] = [
         "pack_behaviour",
         "references",
         "rollout",
+        "scripted",
         "video",
     },
     {"methods"},

@@ -129,7 +129,7 @@ def _built_in(settings: Mapping[str, Any], where: Path) -> Any:
 def _check_sizes(
     family: Any, observation: dict[str, Any], action: dict[str, Any], where: Path
 ) -> None:
-    expected = ([family.observation_size], [family.action_size])
+    expected = (family.observation_space["shape"], [family.action_size])
     found = (observation["shape"], action["shape"])
     if expected != found:
         raise ValueError(

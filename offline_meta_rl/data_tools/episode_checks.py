@@ -6,13 +6,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from offline_meta_rl.checks import check_task
+from offline_meta_rl.blocks import TaskBlock
+from offline_meta_rl.checks import broken_rows, check_task
 from offline_meta_rl.data import TaskDataset
-from offline_meta_rl.data_tools.episodes import broken_rows
 from offline_meta_rl.data_tools.returns import backward_returns, disagreement
 from offline_meta_rl.data_tools.source import Description
 from offline_meta_rl.manifest import TRANSITION_KEYS, Manifest
-from offline_meta_rl.storage import TaskBlock
 
 DISCOUNT = 0.99
 ROWS = 2**17  # checked at a time
@@ -93,7 +92,8 @@ def task_findings(
     )
     ended = terminated | truncated
     yield from _end_findings(task, first, end, ended)
-    yield from _next_findings(dataset, task, first, end)
+    if not dataset.manifest.has_images:  # which store each image once
+        yield from _next_findings(dataset, task, first, end)
     if returns is not None:
         reward = dataset.transitions["reward"].numpy()[first:stop]
         rows = disagreement(returns[first:stop], backward_returns(reward, ended, DISCOUNT))

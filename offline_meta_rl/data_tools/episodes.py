@@ -66,11 +66,3 @@ def reversed_episodes(length: NDArray[np.int64]) -> NDArray[np.int64]:
     stop = np.cumsum(length)
     within = np.arange(int(stop[-1])) - np.repeat(stop - length, length)
     return np.asarray(np.repeat(stop, length) - 1 - within, dtype=np.int64)
-
-
-def broken_rows(
-    observation: NDArray, next_observation: NDArray, end: NDArray[np.bool_]
-) -> NDArray[np.int64]:
-    """Return the rows whose next observation is not the observation of the row that follows."""
-    differ = next_observation[:-1] != observation[1:]
-    return np.flatnonzero(differ.any(axis=tuple(range(1, differ.ndim))) & ~end[:-1])

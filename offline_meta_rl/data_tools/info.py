@@ -136,9 +136,13 @@ def _tasks(info: dict[str, Any]) -> Table:
             _range(task["length"]),
             _spread(task["return"]),
             *of_stage,
-            *(f"{task['references'][name]:.1f}" for name in references),
+            *(_reference(name, task["references"][name]) for name in references),
         )
     return table
+
+
+def _reference(name: str, value: float) -> str:
+    return f"{value:.1%}" if name == "success" else f"{value:.1f}"
 
 
 def _spread(values: dict[str, float]) -> str:

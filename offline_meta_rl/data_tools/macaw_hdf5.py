@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from offline_meta_rl.blocks import TaskBlock
+from offline_meta_rl.checks import broken_rows
 from offline_meta_rl.data_tools.description import describe
 from offline_meta_rl.data_tools.episodes import (
     Rows,
-    broken_rows,
     reversed_episodes,
     whole_episodes,
 )
@@ -27,7 +28,6 @@ from offline_meta_rl.data_tools.returns import backward_returns, disagreement
 from offline_meta_rl.data_tools.rows import RowFile
 from offline_meta_rl.data_tools.source import TaskSource, fingerprint, number_tasks
 from offline_meta_rl.manifest import box
-from offline_meta_rl.storage import TaskBlock
 
 BUFFER_NAME = re.compile(r"buffers_(?P<environment>.+)_train_(?P<task>\d+)_sub_task_0\.hdf5")
 FAMILY_OF = {"walker_param": "walker_params"}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from offline_meta_rl.blocks import TaskBlock
 from offline_meta_rl.data_tools.description import describe
 from offline_meta_rl.data_tools.extras import require
 from offline_meta_rl.data_tools.source import (
@@ -19,7 +20,6 @@ from offline_meta_rl.data_tools.source import (
     rows_per_block,
 )
 from offline_meta_rl.manifest import TRANSITION_KEYS, box
-from offline_meta_rl.storage import TaskBlock
 
 METADATA_KEY = "offline_meta_rl"
 UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, AssertionError, EOFError)

@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from offline_meta_rl.atomic import explain_os_errors, path_lock, replacing, sync_folder
-from offline_meta_rl.checks import check_same_collection
-from offline_meta_rl.data_tools.episodes import broken_rows
+from offline_meta_rl.blocks import TaskBlock
+from offline_meta_rl.checks import broken_rows, check_same_collection
 from offline_meta_rl.data_tools.extras import require
 from offline_meta_rl.data_tools.minari_read import METADATA_KEY
 from offline_meta_rl.data_tools.progress import progress_bar
 from offline_meta_rl.data_tools.source import TaskSource, local_target
-from offline_meta_rl.manifest import TRANSITION_KEYS
-from offline_meta_rl.storage import TaskBlock
 
 EPISODE_BYTES = 2**15  # that HDF5 needs for an episode beside its numbers, at most
 
@@ -127,26 +126,37 @@ def _buffers(
     episode_class = require("minari.data_collector.episode_buffer").EpisodeBuffer
     for block in source.blocks(task):
         _check_room(folder, block)
-        arrays = {key: np.asarray(block.transitions[key]) for key in TRANSITION_KEYS}
+        arrays = {key: np.asarray(array) for key, array in block.transitions.items()}
         stop = np.cumsum(block.length)
-        end = np.zeros(int(stop[-1]), dtype=bool)
-        end[stop - 1] = True
-        if len(broken_rows(arrays["observation"], arrays["next_observation"], end)):
-            raise ValueError(
-                f"Task {task}: next_observation: expected the observation of the following row "
-                "within every episode, found others, which Minari cannot store. `lightning data "
-                "validate` names the rows."
-            )
-        for first, last, stage in zip(stop - block.length, stop, block.stage, strict=True):
+        final = block.final_observation
+        if final is None:
+            final = _final_observations(task, arrays, stop)
+        for index, (last, stage) in enumerate(zip(stop, block.stage, strict=True)):
+            first = last - block.length[index]
             part = {key: array[first:last] for key, array in arrays.items()}
             stages.append({"stage": source.description.stages[int(stage)]})
             yield episode_class(
-                observations=np.concatenate([part["observation"], part["next_observation"][-1:]]),
+                observations=np.concatenate([part["observation"], final[index : index + 1]]),
                 actions=part["action"],
                 rewards=part["reward"],
                 terminations=part["terminated"],
                 truncations=part["truncated"],
             )
+
+
+def _final_observations(
+    task: int, arrays: dict[str, NDArray[Any]], stop: NDArray[np.int64]
+) -> NDArray[Any]:
+    """Return the last next observation of each episode, once the others are known to be there."""
+    end = np.zeros(int(stop[-1]), dtype=bool)
+    end[stop - 1] = True
+    if len(broken_rows(arrays["observation"], arrays["next_observation"], end)):
+        raise ValueError(
+            f"Task {task}: next_observation: expected the observation of the following row "
+            "within every episode, found others, which Minari cannot store. `lightning data "
+            "validate` names the rows."
+        )
+    return arrays["next_observation"][stop - 1]
 
 
 def _space(entry: dict[str, Any]) -> Any:

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from offline_meta_rl.blocks import TaskBlock
 from offline_meta_rl.data import TaskDataset
 from offline_meta_rl.data_tools.source import Description, TaskSource, rows_per_block
-from offline_meta_rl.manifest import TRANSITION_KEYS
-from offline_meta_rl.storage import TaskBlock
+from offline_meta_rl.manifest import FINAL_KEY
 
 
 class EpisodeSource(TaskSource):
@@ -53,7 +53,8 @@ def _blocks(
     dataset: TaskDataset, episodes: NDArray[np.int64], stage: NDArray[np.int64]
 ) -> Iterator[TaskBlock]:
     start, length = (dataset.episodes[key].numpy()[episodes] for key in ("start", "length"))
-    arrays = {key: dataset.transitions[key].numpy() for key in TRANSITION_KEYS}
+    keys = dataset.manifest.transition_keys
+    arrays = {key: dataset.transitions[key].numpy() for key in keys}
     limit = rows_per_block(sum(array[:1].nbytes for array in arrays.values()))
     # An episode belongs to the block in which its first row lies; blocks hold at least one.
     block = (np.cumsum(length) - length) // limit
@@ -62,7 +63,14 @@ def _blocks(
         rows = np.concatenate(
             [np.arange(s, s + n) for s, n in zip(start[chosen], length[chosen], strict=True)]
         )
-        dataset.touch(TRANSITION_KEYS, rows)
+        dataset.touch(keys, rows)
+        final = None
+        if dataset.manifest.has_images:
+            dataset.touch([FINAL_KEY], episodes[chosen])
+            final = dataset.episodes[FINAL_KEY].numpy()[episodes[chosen]]
         yield TaskBlock(
-            {key: array[rows] for key, array in arrays.items()}, stage[chosen], length[chosen]
+            {key: array[rows] for key, array in arrays.items()},
+            stage[chosen],
+            length[chosen],
+            final,
         )

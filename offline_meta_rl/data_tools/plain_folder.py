@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from offline_meta_rl.blocks import TaskBlock
 from offline_meta_rl.data_tools.description import describe
 from offline_meta_rl.data_tools.episodes import Rows, whole_episodes
 from offline_meta_rl.data_tools.rows import HDF5_SUFFIXES, RowFile
 from offline_meta_rl.data_tools.source import TaskSource, fingerprint, number_tasks
-from offline_meta_rl.manifest import TRANSITION_KEYS, box
-from offline_meta_rl.storage import TaskBlock
+from offline_meta_rl.manifest import TRANSITION_KEYS, are_images, box
 
 SUFFIXES = (".npz", *HDF5_SUFFIXES)
 NUMBERS = ("observation", "action", "reward", "next_observation")
@@ -114,7 +114,8 @@ def _space(rows: RowFile, key: str) -> dict[str, Any]:
     dtype = rows.dtypes[key]
     limit = 1.0 if key == "action" else None
     name = "uint8" if dtype == np.uint8 else "float32"
-    return box(list(rows.shapes[key][1:]), name, None if limit is None else -limit, limit)
+    found = box(list(rows.shapes[key][1:]), name, None if limit is None else -limit, limit)
+    return found | {"low": 0.0, "high": 255.0} if are_images(found) else found
 
 
 def _check_stages(stage: NDArray[Any] | None, episodes: int, file: Path, *, finished: bool) -> None:

@@ -1,5 +1,6 @@
 """A picture of a dataset: returns, learning curves of the behaviour, where the tasks lead."""
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from offline_meta_rl.data import TaskDataset
 from offline_meta_rl.data_tools.statistics import Episodes, episode_statistics
 
 SAMPLE = 4000  # observations of each task
+PIXELS = 16  # images are averaged down to so many a side
 CELLS = 24  # on each side of the grid that visits are counted on
 BINS = 40
 
@@ -46,9 +48,9 @@ def plot(dataset: TaskDataset, path: str | Path) -> None:
 def overlap(dataset: TaskDataset, seed: int = 0) -> NDArray[np.float64]:
     """Return how much two tasks visit the same states, [T, T]: 0 nowhere, 1 equally often.
 
-    Observations are projected on the two directions in which they differ most, all tasks together
-    and each number in units of its spread. The overlap of two tasks is the sum over the cells of a
-    grid of the smaller of their shares of visits.
+    Observations (images averaged down to 16 pixels a side) are projected on the two directions in
+    which they differ most, all tasks together and each number in units of its spread. The overlap
+    of two tasks is the sum over the cells of a grid of the smaller of their shares of visits.
     """
     random = np.random.default_rng(seed)
     samples = []
@@ -58,7 +60,10 @@ def overlap(dataset: TaskDataset, seed: int = 0) -> NDArray[np.float64]:
         size = min(SAMPLE, stop - first)
         rows = first + np.sort(random.choice(stop - first, size, replace=False))
         dataset.touch(["observation"], rows)
-        samples.append(observation[rows].reshape(size, -1).astype(np.float64))
+        sample = observation[rows]
+        if dataset.manifest.has_images:
+            sample = _averaged(sample)
+        samples.append(sample.reshape(size, -1).astype(np.float64))
     every = np.concatenate(samples)
     centre, spread = every.mean(0), every.std(0)
     spread[spread == 0.0] = 1.0
@@ -75,6 +80,17 @@ def overlap(dataset: TaskDataset, seed: int = 0) -> NDArray[np.float64]:
         shares.append(np.bincount(flat, minlength=CELLS**2) / len(part))
     share = np.stack(shares)
     return np.stack([np.minimum(share, row).sum(axis=1) for row in share])
+
+
+def _averaged(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Average images [N, C, h, w] over squares of pixels, to at most ``PIXELS`` of them a side."""
+    _, _, height, width = images.shape
+    side = math.ceil(max(height, width) / PIXELS)
+    rows, columns = max(1, height // side), max(1, width // side)
+    cropped = images[:, :, : rows * side, : columns * side]
+    squares = cropped.reshape(*images.shape[:2], rows, -1, columns, cropped.shape[3] // columns)
+    mean: NDArray[np.float64] = squares.mean(axis=(3, 5))
+    return mean
 
 
 def _draw_histogram(figure: Any, axes: Any, episodes: Episodes, num_tasks: int) -> None:

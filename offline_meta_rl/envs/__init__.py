@@ -10,17 +10,29 @@ from offline_meta_rl.envs.base import TaskFamily
 from offline_meta_rl.envs.gymnasium_family import GymnasiumFamily
 from offline_meta_rl.envs.locomotion import AntDir, CheetahDir, CheetahVel, WalkerParams
 from offline_meta_rl.envs.point_robot import PointRobot, SparsePointRobot
+from offline_meta_rl.envs.two_drawers import (
+    THREE_DRAWER_LITE,
+    TWO_DRAWER_LITE,
+    TWO_DRAWER_LITE_MIRRORED,
+)
 
 _LOCOMOTION: tuple[TaskFamily, ...] = (CheetahDir(), CheetahVel(), AntDir(), WalkerParams())
 _POINT: tuple[TaskFamily, ...] = (PointRobot(), SparsePointRobot())
+_DRAWERS: tuple[TaskFamily, ...] = (
+    TWO_DRAWER_LITE,
+    TWO_DRAWER_LITE_MIRRORED,
+    THREE_DRAWER_LITE,
+)
+_ENVIRONMENTS = {
+    **dict.fromkeys(_LOCOMOTION, "locomotion_env:LocomotionEnv"),
+    **dict.fromkeys(_POINT, "point_robot:PointRobotEnv"),
+    **dict.fromkeys(_DRAWERS, "two_drawers_env:DrawersLiteEnv"),
+}
 
-FAMILIES: dict[str, TaskFamily] = {family.name: family for family in (*_LOCOMOTION, *_POINT)}
+FAMILIES: dict[str, TaskFamily] = {family.name: family for family in _ENVIRONMENTS}
 """Every built-in task family by its short name."""
 
-for _family in (*_LOCOMOTION, *_POINT):
-    _module = (
-        "locomotion_env:LocomotionEnv" if _family in _LOCOMOTION else "point_robot:PointRobotEnv"
-    )
+for _family, _module in _ENVIRONMENTS.items():
     if _family.env_id not in gymnasium.registry:
         gymnasium.register(
             _family.env_id,

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from offline_meta_rl.manifest import box
+
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -21,7 +23,8 @@ class StepResult(NamedTuple):
     """What one step of N environments returns.
 
     Attributes:
-        observation: [N, O] float32, the observation *after* the step, also where an episode ended.
+        observation: [N, O] float32, or images [N, C, h, w] uint8: the observation *after* the
+            step, also where an episode ended.
         reward: [N] float64.
         terminated: [N] bool, the task itself ended (a fall).
         truncated: [N] bool, the horizon was reached, or the simulation diverged.
@@ -29,7 +32,7 @@ class StepResult(NamedTuple):
         reward_terms: the summands of the reward, each [N], unweighted costs as negative numbers.
     """
 
-    observation: NDArray[np.float32]
+    observation: NDArray[Any]
     reward: Array
     terminated: Bools
     truncated: Bools
@@ -42,8 +45,12 @@ class Engine(Protocol):
 
     num_envs: int
 
-    def reset(self, mask: Bools | None = None) -> NDArray[np.float32]:
-        """Start a new episode where ``mask`` is true (everywhere if None); return [N, O]."""
+    def reset(self, mask: Bools | None = None) -> NDArray[Any]:
+        """Start a new episode where ``mask`` is true (everywhere if None).
+
+        Returns:
+            Observations, [N, O], or images [N, C, h, w].
+        """
         ...
 
     def step(self, action: NDArray[np.floating[Any]]) -> StepResult:
@@ -72,7 +79,9 @@ class TaskFamily(ABC):
         version: raised whenever rewards or dynamics change; kept in every dataset.
         num_tasks: number of tasks.
         horizon: steps after which an episode is truncated.
-        observation_size: O.
+        observation_size: O, numbers in one observation.
+        observation_shape: of one observation; () for a vector. Images are (C, h, w).
+        observation_dtype: "float32", or "uint8" for images.
         action_size: A; all actions lie in [-1, 1].
         splits: split name -> (train task indices, test task indices).
     """
@@ -83,6 +92,8 @@ class TaskFamily(ABC):
     num_tasks: ClassVar[int]
     horizon: ClassVar[int]
     observation_size: ClassVar[int]
+    observation_shape: ClassVar[tuple[int, ...]] = ()
+    observation_dtype: ClassVar[str] = "float32"
     action_size: ClassVar[int]
     splits: ClassVar[dict[str, tuple[tuple[int, ...], tuple[int, ...]]]]
 
@@ -99,6 +110,13 @@ class TaskFamily(ABC):
         self, parameters: Array, *, seed: int, num_threads: int | None = None
     ) -> Engine:
         """Return an engine with one environment per row of ``parameters`` [N, P]."""
+
+    @property
+    def observation_space(self) -> dict[str, Any]:
+        """The entry of the observation space in a dataset's manifest."""
+        if self.observation_dtype == "uint8":
+            return box(list(self.observation_shape), "uint8", 0.0, 255.0)
+        return box([self.observation_size], self.observation_dtype, None, None)
 
     def parameters_of(self, task: int, seed: int) -> Array:
         """Return the parameters [P] of one task.

@@ -337,11 +337,11 @@ def test_description(tmp_path: Path, text: str) -> None:
 def test_dataset_of_another_version(tmp_path: Path) -> None:
     make_dataset(tmp_path / "dataset")
     edit = tmp_path / "dataset" / "manifest.json"
-    edit.write_text(edit.read_text().replace('"schema_version": 1', '"schema_version": 2'))
+    edit.write_text(edit.read_text().replace('"schema_version": 1', '"schema_version": 3'))
     for command in ("info", "convert"):
         target = [tmp_path / "target"] if command == "convert" else []
         said = refused(command, tmp_path / "dataset", *target)
-        assert "field 'schema_version': expected at most 1, found 2" in said
+        assert "field 'schema_version': expected at most 2, found 3" in said
 
 
 def test_nothing_there(tmp_path: Path) -> None:

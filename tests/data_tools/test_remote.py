@@ -163,7 +163,7 @@ def test_files_outside_the_dataset_are_refused(uploaded: TaskDataset, tmp_path: 
 def test_dataset_of_another_version(uploaded: TaskDataset) -> None:
     text = read("manifest.json").decode().replace('"schema_version": 1', '"schema_version": 9')
     put("manifest.json", text.encode())
-    with pytest.raises(ValueError, match="'schema_version': expected at most 1, found 9"):
+    with pytest.raises(ValueError, match="'schema_version': expected at most 2, found 9"):
         local_dataset(URL)
 
 

@@ -156,9 +156,9 @@ def test_file_cut_short_or_missing(dataset: Path) -> None:
 
 
 def test_manifest_of_another_version_or_without_a_key(dataset: Path) -> None:
-    change_manifest(dataset, schema_version=2)
+    change_manifest(dataset, schema_version=3)
     (finding,) = validate(dataset)
-    assert "expected at most 1, found 2" in finding.message
+    assert "expected at most 2, found 3" in finding.message
     manifest = json.loads((dataset / "manifest.json").read_text())
     del manifest["horizon"]
     (dataset / "manifest.json").write_text(json.dumps(manifest | {"schema_version": 1}))

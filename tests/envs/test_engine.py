@@ -11,6 +11,7 @@ from gymnasium.utils.env_checker import check_env
 
 from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.envs.engine import MujocoEngine
+from offline_meta_rl.envs.two_drawers import DrawersLiteEngine
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*WARN.*infinity")
 
@@ -30,6 +31,9 @@ def put_states(engine: Any, envs: list[gymnasium.Env[Any, Any]]) -> None:
             data = inner.data
             engine.state[index] = np.concatenate([[data.time], data.qpos, data.qvel])
             engine.warmstart[index] = data.qacc_warmstart
+        elif isinstance(engine, DrawersLiteEngine):
+            for name in ("hand", "opening"):
+                getattr(engine, name)[index] = getattr(inner.engine, name)[0]
         else:
             engine.position[index] = inner.position
 
@@ -64,7 +68,7 @@ def test_equals_gymnasium_for_200_steps(name: str) -> None:
         for index in np.flatnonzero(ended):
             envs[index].reset()
     # Horizons reached at least; walkers fall within 200 steps of random actions.
-    expected = {"walker_params": 4}.get(name, len(tasks) * 200 // family.horizon)
+    expected = {"walker_params": 4}.get(name, len(tasks) * (200 // family.horizon))
     assert ends >= expected
     engine.close()
 
@@ -89,7 +93,7 @@ def test_divergence_ends_one_episode(
     assert not engine.step(still).diverged.any()
 
 
-@pytest.mark.parametrize("name", ["ant_dir", "point_robot"])
+@pytest.mark.parametrize("name", ["ant_dir", "point_robot", "two_drawer_lite"])
 def test_state_dict_continues_exactly(name: str) -> None:
     family = FAMILIES[name]
     actions = np.random.default_rng(0).uniform(-1, 1, (6, 2, family.action_size))
