@@ -1,0 +1,91 @@
+"""What a latent state model is to the variational filter.
+
+Shapes: S steps, B rows, X size of what is seen at a step (image feature and reward), A action size,
+E noise size, L sample size, Z belief size.
+"""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+State = tuple[Tensor, ...]
+"""What a filter carries from one step to the next, [B, ...] each."""
+
+
+class Filtered(NamedTuple):
+    """What filtering a sequence returns.
+
+    Attributes:
+        sample: of the posterior at every step, for decoders, [S, B, L].
+        belief: [S, B, Z].
+        posterior: parameters of the Gaussians that are compared with the prior's, [S, B, ...].
+        previous: state before every step, [S, B, ...] each.
+    """
+
+    sample: Tensor
+    belief: Tensor
+    posterior: Tensor
+    previous: State
+
+
+class Latent(nn.Module, ABC):
+    """A latent state model.
+
+    Attributes:
+        sample_size: L.
+        belief_size: Z.
+        noise_size: E.
+    """
+
+    sample_size: int
+    belief_size: int
+    noise_size: int
+
+    @abstractmethod
+    def initial(self, batch_size: int) -> State:
+        """Return the state before the first step."""
+
+    @abstractmethod
+    def step(
+        self, state: State, seen: Tensor, action: Tensor, noise: Tensor
+    ) -> tuple[State, Tensor, Tensor]:
+        """Filter one step.
+
+        Args:
+            state: of the step before.
+            seen: [B, X].
+            action: that led here, [B, A].
+            noise: standard normal, [B, E].
+
+        Returns:
+            The state, the sample [B, L] and the belief [B, Z].
+        """
+
+    @abstractmethod
+    def filter(
+        self, seen: Tensor, action: Tensor, noise: Tensor, mask: Tensor | None = None
+    ) -> Filtered:
+        """Filter a sequence from its beginning; the same as ``step`` after ``step``.
+
+        Args:
+            seen: [S, B, X].
+            action: [S, B, A].
+            noise: standard normal, [S, B, E].
+            mask: False where there is nothing and the state stays as it is, [S, B]; None if there
+                is something everywhere. Sample and belief mean nothing where it is False.
+        """
+
+    @abstractmethod
+    def prior(self, filtered: Filtered, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Compare a filtered sequence with what was expected from each step before.
+
+        Args:
+            filtered: what ``filter`` returned.
+            action: [S, B, A].
+            noise: standard normal, [S, B, E].
+
+        Returns:
+            KL divergence of posterior and prior at each step [S, B], and samples of the prior
+            [S, B, L].
+        """

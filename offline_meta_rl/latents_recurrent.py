@@ -1,0 +1,237 @@
+"""The recurrent state-space model of PlaNet (Hafner et al., 2019), as LOMPO uses it.
+
+With x_t what is seen, a_t the action that led there, h_t a deterministic and z_t a random state:
+    state      h_t = GRU(h_{t-1}, e(z_{t-1}, a_t))        e: one layer
+    prior      z_t ~ p(z | h_t)                           one hidden layer
+    posterior  z_t ~ q(z | h_t, x_t)                      one hidden layer
+Its memory does not go through samples alone. The belief has h_t beside mean and variance: a
+departure from the Reflective Explorer, whose latent has no deterministic part. Rectifiers are
+leaky, as in all networks of the filter. Shapes as in ``latents``; D size of h.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from offline_meta_rl.gaussian import SLOPE, divergence, draw, mean_and_variance
+from offline_meta_rl.latents import Filtered, Latent, State
+from offline_meta_rl.recurrence import LoopLayer, backward_chain, draw_into, sample_slopes
+
+
+class RecurrentLatent(Latent):
+    """Belief: mean and variance of z, then h.
+
+    Args:
+        seen_size: X.
+        action_size: A.
+        random_size: of z.
+        deterministic_size: D.
+        hidden_size: width of the hidden layers.
+    """
+
+    def __init__(
+        self,
+        seen_size: int,
+        action_size: int,
+        *,
+        random_size: int = 64,
+        deterministic_size: int = 256,
+        hidden_size: int = 256,
+    ) -> None:
+        super().__init__()
+        self.noise_size, self.deterministic_size = random_size, deterministic_size
+        self.sample_size = random_size + deterministic_size
+        self.belief_size = 2 * random_size + deterministic_size
+        self.embedding = nn.Linear(random_size + action_size, hidden_size)
+        self.gru = nn.GRUCell(hidden_size, deterministic_size)
+        self.prior_hidden = nn.Linear(deterministic_size, hidden_size)
+        self.prior_last = nn.Linear(hidden_size, 2 * random_size)
+        self.posterior_hidden = nn.Linear(deterministic_size + seen_size, hidden_size)
+        self.posterior_last = nn.Linear(hidden_size, 2 * random_size)
+
+    def initial(self, batch_size: int) -> State:
+        """Return z = 0, h = 0."""
+        weight = self.prior_last.weight
+        return (
+            weight.new_zeros(batch_size, self.noise_size),
+            weight.new_zeros(batch_size, self.deterministic_size),
+        )
+
+    def step(
+        self, state: State, seen: Tensor, action: Tensor, noise: Tensor
+    ) -> tuple[State, Tensor, Tensor]:
+        """Filter one step; see ``Latent.step``."""
+        sample, memory = state
+        embedded = F.leaky_relu(self.embedding(torch.cat([sample, action], dim=-1)), SLOPE)
+        memory = self.gru(embedded, memory)
+        hidden = self.posterior_hidden(torch.cat([memory, seen], dim=-1))
+        posterior = self.posterior_last(F.leaky_relu(hidden, SLOPE))
+        sample = draw(posterior, noise)
+        belief = torch.cat([mean_and_variance(posterior), memory], dim=-1)
+        return (sample, memory), torch.cat([sample, memory], dim=-1), belief
+
+    def filter(
+        self, seen: Tensor, action: Tensor, noise: Tensor, mask: Tensor | None = None
+    ) -> Filtered:
+        """Filter a sequence; see ``Latent.filter``."""
+        start_sample, start_memory = self.initial(noise.shape[1])
+        embedding, hidden, last = self.embedding, self.posterior_hidden, self.posterior_last
+        random, deterministic = self.noise_size, self.deterministic_size
+        posterior, sample, memory = _Recurrence.apply(
+            F.linear(action, embedding.weight[:, random:], embedding.bias),
+            F.linear(seen, hidden.weight[:, deterministic:], hidden.bias),
+            start_sample,
+            start_memory,
+            noise,
+            mask,
+            embedding.weight[:, :random],
+            self.gru.weight_ih,
+            self.gru.bias_ih,
+            self.gru.weight_hh,
+            self.gru.bias_hh,
+            hidden.weight[:, :deterministic],
+            last.weight,
+            last.bias,
+        )
+        previous = (
+            torch.cat([start_sample[None], sample[:-1]]),
+            torch.cat([start_memory[None], memory[:-1]]),
+        )
+        belief = torch.cat([mean_and_variance(posterior), memory], dim=-1)
+        return Filtered(torch.cat([sample, memory], dim=-1), belief, posterior, previous)
+
+    def prior(self, filtered: Filtered, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Compare with what was expected; see ``Latent.prior``."""
+        memory = filtered.sample[..., self.noise_size :]
+        expected = self.prior_last(F.leaky_relu(self.prior_hidden(memory), SLOPE))
+        sample = torch.cat([draw(expected, noise), memory], dim=-1)
+        return divergence(filtered.posterior, expected), sample
+
+
+class _Recurrence(torch.autograd.Function):
+    """State and posterior, step by step; checked against ``RecurrentLatent.step``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        action_known: Tensor,
+        seen_known: Tensor,
+        start_sample: Tensor,
+        start_memory: Tensor,
+        noise: Tensor,
+        mask: Tensor | None,
+        *weights: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return parameters and samples of z, and h, [S, B, ...] each."""
+        size = steps, rows = noise.shape[:2]
+        we, wi, bi, wh, bh, w1, w2, b2 = weights
+        embedding = LoopLayer(we, action_known, *size, activate=True)
+        gates_in = LoopLayer(wi, bi, *size, activate=False)
+        gates_on = LoopLayer(wh, bh, *size, activate=False)
+        posterior = [
+            LoopLayer(w1, seen_known, *size, activate=True),
+            LoopLayer(w2, b2, *size, activate=False),
+        ]
+        sample = start_sample.new_empty(steps + 1, *start_sample.shape)
+        memory = start_memory.new_empty(steps + 1, *start_memory.shape)
+        sample[0], memory[0] = start_sample, start_memory
+        width = memory.shape[-1]
+        gates = memory.new_empty(steps, rows, 3 * width)  # reset, update, new
+        samples, memories, noises = sample.unbind(0), memory.unbind(0), noise.unbind(0)
+        keep = None if mask is None else mask[..., None].unbind(0)
+        for step in range(steps):
+            old, following = memories[step], memories[step + 1]
+            into = gates_in.forward(step, embedding.forward(step, samples[step]))
+            on = gates_on.forward(step, old)
+            both, new = gates[step].split([2 * width, width], dim=-1)
+            torch.add(into[:, : 2 * width], on[:, : 2 * width], out=both).sigmoid_()
+            reset, update = both.chunk(2, dim=-1)
+            torch.addcmul(into[:, 2 * width :], reset, on[:, 2 * width :], out=new).tanh_()
+            torch.lerp(new, old, update, out=following)
+            value = posterior[1].forward(step, posterior[0].forward(step, following))
+            draw_into(value, noises[step], samples[step + 1])
+            if keep is not None:
+                for states in (samples, memories):
+                    torch.where(keep[step], states[step + 1], states[step], out=states[step + 1])
+        ctx.layers = embedding, gates_in, gates_on, posterior
+        ctx.parts = sample, memory, gates, noise, mask
+        # A view, so that what ctx holds does not hold ctx in turn.
+        return posterior[1].outputs[:], sample[1:], memory[1:]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of all but noise and mask."""
+        embedding, gates_in, gates_on, posterior = ctx.layers
+        for layer in (embedding, gates_in, gates_on, *posterior):
+            layer.prepare_backward()
+        sample, memory, gates, noise, mask = ctx.parts
+        into, on, update = _gate_slopes(gates, gates_on.outputs, memory[:-1])
+        slopes = sample_slopes(posterior[1].outputs, noise)
+        pass_on = None
+        if mask is not None:
+            slopes *= mask[..., None, None]
+            pass_on = (~mask[..., None]).to(noise.dtype).unbind(0)
+            valid = mask[..., None].to(noise.dtype).unbind(0)
+        of_posterior, of_sample, of_memory = gradients
+        own = of_posterior.unflatten(-1, (2, -1)).unbind(0)
+        delta = posterior[1].delta.unflatten(-1, (2, -1)).unbind(0)
+        delta_in = gates_in.delta.unflatten(-1, (3, -1)).unbind(0)
+        delta_on = gates_on.delta.unflatten(-1, (3, -1)).unbind(0)
+        parts = slopes.unbind(0), into.unbind(0), on.unbind(0), update.unbind(0)
+        samples, memories = of_sample.unbind(0), of_memory.unbind(0)
+        to_sample, to_memory = torch.zeros_like(samples[0]), torch.zeros_like(memories[0])
+        for step in reversed(range(len(samples))):
+            slope, into_step, on_step, kept = (part[step] for part in parts)
+            of_z, of_h = to_sample + samples[step], to_memory + memories[step]
+            torch.addcmul(own[step], slope, of_z.unsqueeze(1), out=delta[step])
+            inner = of_h if pass_on is None else of_h * valid[step]
+            inner = inner + backward_chain(posterior, step)
+            torch.mul(inner.unsqueeze(1), into_step, out=delta_in[step])
+            torch.mul(inner.unsqueeze(1), on_step, out=delta_on[step])
+            to_memory = gates_on.backward(step).addcmul_(inner, kept)
+            to_sample = embedding.backward(step, gates_in.backward(step))
+            if pass_on is not None:
+                to_sample.addcmul_(pass_on[step], of_z)
+                to_memory.addcmul_(pass_on[step], of_h)
+        return (
+            embedding.delta,
+            posterior[0].delta,
+            to_sample,
+            to_memory,
+            None,
+            None,
+            embedding.weight_gradient(sample[:-1]),
+            gates_in.weight_gradient(embedding.outputs),
+            gates_in.bias_gradient(),
+            gates_on.weight_gradient(memory[:-1]),
+            gates_on.bias_gradient(),
+            posterior[0].weight_gradient(memory[1:]),
+            posterior[1].weight_gradient(posterior[0].outputs),
+            posterior[1].bias_gradient(),
+        )
+
+
+def _gate_slopes(gates: Tensor, on: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the derivatives of h_t in what goes into its gates.
+
+    With r, u, n the gates and g the part of ``on`` that r scales, h_t = (1 - u) n + u h_{t-1}.
+
+    Args:
+        gates: r, u, n, [S, B, 3 D].
+        on: what the gates take from h_{t-1}, [S, B, 3 D].
+        before: h_{t-1}, [S, B, D].
+
+    Returns:
+        [S, B, 3, D] of what comes from the input, [S, B, 3, D] of what comes from h_{t-1} through
+        the gates, and [S, B, D] of h_{t-1} directly.
+    """
+    reset, update, new = gates.chunk(3, dim=-1)
+    of_new = (1.0 - update) * (1.0 - new.square())
+    of_update = (before - new) * update * (1.0 - update)
+    of_reset = of_new * on.chunk(3, dim=-1)[2] * reset * (1.0 - reset)
+    into = torch.stack([of_reset, of_update, of_new], dim=2)
+    return into, torch.stack([of_reset, of_update, of_new * reset], dim=2), update

@@ -1,0 +1,107 @@
+"""Layers inside a recurrence over time, with gradients written out by hand.
+
+What a recurrence costs is many small operations, one after another. Three things keep them few:
+what a layer adds to the product with the previous state is computed before, for all steps at once;
+going backward, the slopes of all steps are computed at once; and the gradients of the weights,
+which nothing inside waits for, are one product over all steps at the end. Shapes: S steps, B rows.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from offline_meta_rl.gaussian import MIN_STD, SLOPE
+
+
+class LoopLayer:
+    """One linear layer inside the loop: outputs = activation(inputs W^T + bias).
+
+    ``backward`` and what follows it may be called once ``forward`` was for every step.
+
+    Args:
+        weight: W, [out, in].
+        bias: [out], or what is added at each step, [S, B, out].
+        steps: S.
+        rows: B.
+        activate: apply the leaky rectifier.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor, steps: int, rows: int, *, activate: bool
+    ) -> None:
+        self.weight, self.activate = weight, activate
+        self._transposed = weight.t()
+        self._bias = bias.unbind(0) if bias.ndim == 3 else (bias,) * steps
+        self.outputs = weight.new_empty(steps, rows, len(weight))
+        self._outputs = self.outputs.unbind(0)
+
+    def forward(self, step: int, inputs: Tensor) -> Tensor:
+        """Return the outputs of one step, [B, in] -> [B, out]."""
+        outputs = self._outputs[step]
+        torch.addmm(self._bias[step], inputs, self._transposed, out=outputs)
+        if self.activate:
+            torch.nn.functional.leaky_relu_(outputs, SLOPE)
+        return outputs
+
+    def prepare_backward(self) -> None:
+        """Compute the slopes of all steps and make room for the gradients."""
+        self.delta = torch.empty_like(self.outputs)
+        self.deltas = self.delta.unbind(0)
+        if self.activate:
+            # The output of a leaky rectifier has its input's sign.
+            slope = torch.where(self.outputs > 0, 1.0, SLOPE).to(self.outputs.dtype)
+            self._slopes = slope.unbind(0)
+
+    def backward(self, step: int, gradient: Tensor | None = None) -> Tensor:
+        """Return the gradient of one step's inputs, [B, in].
+
+        Args:
+            step: which.
+            gradient: of the outputs, [B, out]; None if that of the linear part is in ``deltas``.
+        """
+        delta = self.deltas[step]
+        if gradient is not None:
+            torch.mul(gradient, self._slopes[step], out=delta)
+        return torch.mm(delta, self.weight)
+
+    def weight_gradient(self, inputs: Tensor) -> Tensor:
+        """Return the gradient of W from the inputs of all steps, [S, B, in] -> [out, in]."""
+        return self.delta.flatten(0, 1).t() @ inputs.flatten(0, 1)
+
+    def bias_gradient(self) -> Tensor:
+        """Return the gradient of the bias, [out]."""
+        return self.delta.sum(dim=(0, 1))
+
+
+def backward_chain(layers: Sequence[LoopLayer], step: int) -> Tensor:
+    """Go back through layers, the last of them linear, with its gradient in ``deltas``.
+
+    Returns:
+        The gradient of the first one's inputs, [B, in].
+    """
+    gradient = layers[-1].backward(step)
+    for layer in reversed(layers[:-1]):
+        gradient = layer.backward(step, gradient)
+    return gradient
+
+
+def draw_into(parameters: Tensor, noise: Tensor, out: Tensor) -> Tensor:
+    """Write the sample of a Gaussian [B, 2 Z] into ``out`` [B, Z]; see ``gaussian.draw``."""
+    mean, raw = parameters.chunk(2, dim=-1)
+    std = torch.nn.functional.softplus(raw).add_(MIN_STD)
+    return torch.addcmul(mean, std, noise, out=out)
+
+
+def sample_slopes(parameters: Tensor, noise: Tensor) -> Tensor:
+    """Return the derivatives of samples in their Gaussians' parameters.
+
+    Args:
+        parameters: [S, B, 2 Z].
+        noise: [S, B, Z].
+
+    Returns:
+        [S, B, 2, Z]: 1 for the mean, noise * sigmoid(raw) for what becomes the deviation.
+    """
+    raw = parameters.chunk(2, dim=-1)[1]
+    return torch.stack([torch.ones_like(raw), noise * torch.sigmoid(raw)], dim=2)
