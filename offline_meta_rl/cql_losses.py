@@ -37,6 +37,9 @@ class CQLSettings:
         weight: of the conservative term, beta of Eq. 3; 0 leaves it out and samples nothing for it.
         form: ``uniform``, the paper's E_{a ~ uniform} Q - E_data Q, or ``logsumexp``, CQL(H):
             log mean exp Q over uniform actions, pi(b)'s and pi(b')'s, all valued at b.
+        temperature: t of t log mean exp (Q / t); CQL(H) has 1. Where Q differs by less than 1
+            between actions, as with rewards of 0 and 1, the logarithm is hardly more than the mean;
+            a smaller t weighs the highest values, as scaling up all rewards would.
         num_actions: N, sampled actions in each group.
         importance_weights: subtract each action's log density inside ``logsumexp``. Off: where the
             actor is nearly deterministic the density is so large that the term vanishes exactly at
@@ -48,6 +51,7 @@ class CQLSettings:
     discount: float = 0.99
     weight: float = 1.0
     form: Literal["uniform", "logsumexp"] = "uniform"
+    temperature: float = 1.0
     num_actions: int = 10
     importance_weights: bool = False
     entropy_weight: float = 0.0
@@ -65,6 +69,8 @@ class CQLSettings:
         for name, bound in lowest.items():
             if getattr(self, name) < bound:
                 raise ValueError(f"{name}: expected at least {bound}, found {getattr(self, name)}.")
+        if self.temperature <= 0.0:
+            raise ValueError(f"temperature: expected more than 0, found {self.temperature}.")
         if not 0.0 <= self.discount <= 1.0:
             raise ValueError(f"discount: expected 0 to 1, found {self.discount}.")
         if self.min_log_std >= MAX_LOG_STD:
@@ -199,9 +205,11 @@ def conservative_penalty(
     """
     if settings.form == "uniform":
         return sampled.mean(dim=-1) - data
+    exponent = sampled / settings.temperature
     if settings.importance_weights:
-        sampled = sampled - log_density
-    return torch.logsumexp(sampled, dim=-1) - math.log(sampled.shape[-1]) - data
+        exponent = exponent - log_density
+    mean = torch.logsumexp(exponent, dim=-1) - math.log(sampled.shape[-1])
+    return settings.temperature * mean - data
 
 
 def backup(

@@ -65,11 +65,12 @@ class ReferenceCQL:
         data = q(critic, belief, row["action"])
         if form == "uniform":
             return sum(value for value, _ in terms) / len(terms) - data
+        heat = self.settings.temperature
         if self.settings.importance_weights:
-            exponentials = [value.exp() / density.exp() for value, density in terms]
+            exponentials = [(value / heat).exp() / density.exp() for value, density in terms]
         else:
-            exponentials = [value.exp() for value, _ in terms]
-        return (sum(exponentials) / len(exponentials)).log() - data
+            exponentials = [(value / heat).exp() for value, _ in terms]
+        return heat * (sum(exponentials) / len(exponentials)).log() - data
 
     def losses(self, batch: Mapping[str, Tensor], noise: CQLNoise) -> tuple[Tensor, Tensor]:
         """Return the critics' loss (TD and conservative terms) and the actor's, means over rows."""

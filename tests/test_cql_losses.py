@@ -26,6 +26,7 @@ FORMS = {
     "uniform": UNIFORM,
     "logsumexp": LOGSUMEXP,
     "importance_weights": replace(LOGSUMEXP, importance_weights=True),
+    "cold_importance_weights": replace(LOGSUMEXP, temperature=0.1, importance_weights=True),
     "entropy_and_floor": replace(LOGSUMEXP, entropy_weight=0.2, min_log_std=0.05),
     "no_conservatism": replace(UNIFORM, weight=0.0),
 }
@@ -159,6 +160,7 @@ def test_noise_is_drawn_from_the_global_state_in_order() -> None:
     [
         ({"form": "max"}, "form: expected uniform or logsumexp, found 'max'"),
         ({"weight": -1.0}, "weight: expected at least 0, found -1.0"),
+        ({"temperature": 0.0}, "temperature: expected more than 0, found 0.0"),
         ({"num_actions": 0}, "num_actions: expected at least 1, found 0"),
         ({"entropy_weight": -0.1}, "entropy_weight: expected at least 0"),
         ({"discount": 1.5}, "discount: expected 0 to 1, found 1.5"),

@@ -175,13 +175,17 @@ class MetaModule(lightning.LightningModule):
             scheduler.step()
         return metrics
 
-    def noise_generator(self) -> torch.Generator:
-        """Return a generator for this outer step's noise, on the module's device.
+    def noise_generator(self, *stream: int) -> torch.Generator:
+        """Return a generator on the module's device; by default for this outer step's noise.
 
-        It depends on the run's seed and the number of the step alone: every process of a run gets
-        the same one, as one process alone would, and so does a resumed run.
+        It depends on the run's seed and the stream, or the number of the outer step, alone: every
+        process of a run gets the same one, as one process alone would, and so does a resumed run.
+
+        Args:
+            stream: numbers that name other noise than an outer step's.
         """
-        sequence = np.random.SeedSequence([torch.initial_seed(), self.global_step])
+        numbers = (1, *stream) if stream else (0, self.global_step)
+        sequence = np.random.SeedSequence([torch.initial_seed(), *numbers])
         seed = int(sequence.generate_state(1, np.uint64)[0])
         return torch.Generator(self.device).manual_seed(seed)
 

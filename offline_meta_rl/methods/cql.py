@@ -41,6 +41,7 @@ class CQL(MetaModule):
         target_update: share of the critics that moves into the targets at each update.
         conservative_weight: of the conservative term; 0 leaves it out.
         conservative_form: ``uniform`` (the paper's) or ``logsumexp`` (CQL(H)).
+        conservative_temperature: of ``logsumexp``; CQL(H) has 1.
         num_actions: sampled actions in each group.
         importance_weights: subtract log densities inside ``logsumexp``.
         entropy_weight: of the actor's log density in its loss.
@@ -63,6 +64,7 @@ class CQL(MetaModule):
         target_update: float = 0.005,
         conservative_weight: float = 1.0,
         conservative_form: Literal["uniform", "logsumexp"] = "uniform",
+        conservative_temperature: float = 1.0,
         num_actions: int = 10,
         importance_weights: bool = False,
         entropy_weight: float = 0.0,
@@ -82,6 +84,7 @@ class CQL(MetaModule):
                 discount=discount,
                 weight=conservative_weight,
                 form=conservative_form,
+                temperature=conservative_temperature,
                 num_actions=num_actions,
                 importance_weights=importance_weights,
                 entropy_weight=entropy_weight,
