@@ -157,7 +157,7 @@ class VariationalFilter(nn.Module):
 
         Returns:
             ``loss``; ``elbo`` in nats; the negative log-likelihoods ``image``, ``reward`` and
-            ``prior_reward``, without their weights; ``kl``.
+            ``prior_reward``, without their weights; ``kl``. Only the loss has gradients.
         """
         images = to_unit(batch["observation"], noise)
         filtered = self._filter(images, batch, noise)
@@ -179,7 +179,7 @@ class VariationalFilter(nn.Module):
             with torch.no_grad():
                 terms["prior_reward"] = self._reward_loss(reward, expected, weight)
         loss = self.prior_reward_weight * terms["prior_reward"] - bound
-        return {"loss": loss, "elbo": bound} | terms
+        return {"loss": loss, "elbo": bound.detach()} | {k: v.detach() for k, v in terms.items()}
 
     def _seen(self, images: Tensor, reward: Tensor) -> Tensor:
         """Return features of images [N, C, h, w] beside copies of the rewards [N]."""
