@@ -23,6 +23,7 @@ from datamodules.lifetimes import (
     lifetime_writer,
     progress,
 )
+from datamodules.preparation import check_vector_family
 from offline_meta_rl.collect import derived_seed
 from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.envs.base import Array, Engine
@@ -90,6 +91,7 @@ class LifetimeBuffers(lightning.LightningDataModule):
         if family not in FAMILIES:
             raise ValueError(f"family: expected one of {sorted(FAMILIES)}, found {family!r}.")
         self.family = FAMILIES[family]
+        check_vector_family(self.family)
         self.tasks = list(range(self.family.num_tasks)) if tasks is None else list(tasks)
         check_lifetime(self.family, self.tasks, lifetime_steps, warmup_steps, stages)
         self.num_tasks = len(self.tasks)

@@ -15,6 +15,7 @@ import torch
 from tensordict import TensorDict
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
+from datamodules.preparation import check_vector_family
 from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.reward_shaping import RewardShaping
 
@@ -71,6 +72,7 @@ class OnlineBuffer(lightning.LightningDataModule):
         super().__init__()
         self.save_hyperparameters()
         self.family = FAMILIES[family]
+        check_vector_family(self.family)
         if relabel and getattr(self.family, "per_task_model", True):
             raise ValueError(
                 f"relabel: the tasks of {family} do not differ in a reward for velocity alone, so "

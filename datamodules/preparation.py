@@ -77,6 +77,20 @@ def check_vectors(dataset: TaskDataset) -> None:
         )
 
 
+def check_vector_family(family: Any) -> None:
+    """Check that an agent that is trained online can see the observations of a family.
+
+    Raises:
+        ValueError: they are images; the replays hold vectors.
+    """
+    if family.observation_dtype == "uint8":
+        raise ValueError(
+            f"family: {family.name} has images {list(family.observation_shape)} as observations, "
+            "expected vectors: replays and agents are made for vectors. Its data are collected by "
+            "a script: use the datamodule MetaTrajectories, which does so."
+        )
+
+
 def check_intervals(trainer: Any, updates_per_batch: int) -> None:
     """Check that counts of outer steps can be reached with so many outer steps in each batch.
 

@@ -47,6 +47,9 @@ def describe(dataset: TaskDataset) -> str:
         if name in references:
             value = references[name]
             lines.append(f"| {label} | {value:.1f} | {share(value)} | | | |")
+    if "success" in references:
+        shares = ", ".join(f"{value:.1%}" for value in manifest.reference_returns["success"])
+        lines.append(f"\nEpisodes of the script that succeed, by task: {shares}.")
     worst = min(manifest.reference_returns["best_behaviour"])
     fewest = min(manifest.num_transitions)
     lines.append(f"\nBest stage on its worst task: {worst:.1f}. Transitions per task: {fewest}+.")

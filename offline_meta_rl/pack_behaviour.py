@@ -14,7 +14,11 @@ from torch import Tensor
 from offline_meta_rl.behaviour import FORMAT_VERSION, behaviour_file
 from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.envs.base import TaskFamily
+from offline_meta_rl.envs.locomotion import LocomotionFamily
 from offline_meta_rl.references import random_returns
+
+LEARNED = [name for name, family in FAMILIES.items() if isinstance(family, LocomotionFamily)]
+"""Families whose behaviour policy is learned, not scripted."""
 
 
 def choose_stages(mean: Tensor, noisy: Tensor, random_return: float, count: int) -> list[int]:
@@ -88,7 +92,7 @@ def pack(snapshots: Sequence[Path], out: Path, family: TaskFamily) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Choose snapshots, pack them, and print what they reach."""
     parser = argparse.ArgumentParser(prog="python -m offline_meta_rl.pack_behaviour")
-    parser.add_argument("family", choices=[n for n in FAMILIES if "point_robot" not in n])
+    parser.add_argument("family", choices=LEARNED)
     parser.add_argument("folder", type=Path, help="folder with <step>.pt snapshots")
     parser.add_argument("--stages", type=int, default=5, help="how many to choose")
     parser.add_argument("--steps", type=int, nargs="+", help="choose these training steps instead")
