@@ -107,3 +107,39 @@ def write_png(picture: NDArray[np.uint8], path: str | Path) -> None:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     imsave(target, np.ascontiguousarray(picture))
+
+
+def diagnosis_figure(
+    diagnoses: Mapping[str, Mapping[str, Any]], path: str | Path, *, chance: float
+) -> None:
+    """Draw what beliefs say about the task before any reward, and after opening a wrong drawer.
+
+    Args:
+        diagnoses: label -> what ``exploration_diagnosis.diagnose`` returns.
+        path: of the PNG; replaced when complete.
+        chance: probability of guessing the task.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.4, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[1, 1.8])
+    for number, (label, diagnosis) in enumerate(diagnoses.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        left.bar(number, diagnosis["before_any_reward"]["accuracy"], color=colour, width=0.6)
+        after = diagnosis["after_wrong_drawer"]
+        if after is not None:
+            right.plot(after["curve"], color=colour, label=label)
+    left.set_xticks(range(len(diagnoses)), list(diagnoses))
+    left.set(ylabel="accuracy of the task probe", title="before any reward", ylim=(0, 1.05))
+    right.set(
+        xlabel="step of the meta-episode",
+        ylabel="belief's probability of the true task",
+        title="a wrong drawer opened in the first episode",
+        ylim=(-0.03, 1.05),
+    )
+    for axes in (left, right):
+        axes.axhline(chance, color="black", linestyle=":", linewidth=1.0)
+        axes.grid(alpha=0.3)
+    if right.lines[1:]:
+        right.legend(fontsize="small", loc="best")
+    save_figure(figure, path)
