@@ -113,12 +113,8 @@ class WatchBeliefs(lightning.Callback):
 
 
 def _shown(metrics: dict[str, float]) -> dict[str, float]:
-    """Return the accuracies that tell about memory: at boundaries after the first episode."""
-    return {
-        name: value
-        for name, value in metrics.items()
-        if not name.endswith("achievable") and name != "episode_0/first"
-    }
+    """Return the accuracies before the rewards of each episode, which only memory can raise."""
+    return {name: value for name, value in metrics.items() if name.endswith("/before_reward")}
 
 
 def to_wandb(trainer: lightning.Trainer, key: str, path: Path) -> None:
