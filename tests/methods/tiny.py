@@ -255,7 +255,8 @@ class RecordSteps(lightning.Callback):
     ) -> None:
         logged = trainer.callback_metrics.items()
         self.metrics.append({n: float(v) for n, v in logged if n.startswith("train/")})
-        self.tasks += batch["task"].tolist()
+        if "task" in batch.keys():
+            self.tasks += batch["task"].tolist()
 
     def on_train_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
