@@ -16,7 +16,15 @@ METRICS = {
     "eval/after_return": "after",
     "eval/after_normalised_return": "normalised",
     "behaviour/return": "return",
+    "explore/success_after_0": "success at once",
+    "explore/success_after_1": "after one episode",
 }
+
+
+def stage_of(module: pl.LightningModule | None) -> str:
+    """Return what a method is training, as the bar names it."""
+    stage = getattr(module, "training_stage", None)
+    return f"{stage}: outer steps" if stage else "outer steps"
 
 
 class Progress(ProgressBar):
@@ -90,7 +98,7 @@ class Progress(ProgressBar):
                 console=self.console,
             )
             total = trainer.max_steps if trainer.max_steps > 0 else None
-            self._bar.add_task("outer steps", total=total, status="")
+            self._bar.add_task(stage_of(pl_module), total=total, status="")
             self._bar.start()
             self._bar.update(self._bar.task_ids[0], completed=trainer.global_step)
 
@@ -131,10 +139,17 @@ class Progress(ProgressBar):
             self.speed = self.clock.read(trainer.global_step)
         if self._bar is not None:
             task = self._bar.task_ids[0]
-            self._bar.update(task, completed=trainer.global_step, status=self.status(trainer))
+            self._bar.update(
+                task,
+                completed=trainer.global_step,
+                description=stage_of(trainer.lightning_module),
+                status=self.status(trainer),
+            )
         elif not self.console.is_terminal:
             total = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
-            line = f"step {trainer.global_step}{total}  {self.status(trainer)}"
+            stage = getattr(trainer.lightning_module, "training_stage", None)
+            done = f"step {trainer.global_step}{total}"
+            line = "  ".join([*([stage] if stage else []), done, self.status(trainer)])
             self.console.print(line, soft_wrap=True, highlight=False)
 
     def _stop(self) -> None:

@@ -57,7 +57,7 @@ class TaskBuffers(lightning.LightningDataModule):
             a list of behaviour stages; None for all.
         outer_slice: the same for outer batches.
         fields: what a batch holds: stored keys, ``return_to_go``, ``terminal_observation``,
-            ``terminal_discount``.
+            ``terminal_discount``, ``task``.
         discount: per step, of returns to go.
         seed: of the batches.
         task_seed: of the task parameters, when collecting.

@@ -14,15 +14,15 @@ from torch import Tensor
 
 from offline_meta_rl.data import TRANSITION_KEYS, TaskDataset
 
-DERIVED_KEYS = ("return_to_go", "terminal_observation", "terminal_discount")
+DERIVED_KEYS = ("return_to_go", "terminal_observation", "terminal_discount", "task")
 
 
 class FieldTable:
     """Chosen fields of every row of a dataset.
 
     Besides what is stored, there are ``return_to_go`` [N], ``terminal_observation`` [N, O] (last
-    next_observation of a row's episode) and ``terminal_discount`` [N] (discount ** k, with k steps
-    from the row to that observation).
+    next_observation of a row's episode), ``terminal_discount`` [N] (discount ** k, with k steps
+    from the row to that observation) and ``task`` [N] (index of the row's task).
 
     Args:
         dataset: where the rows are.
@@ -119,6 +119,9 @@ class FieldTable:
             return self.dataset.returns_to_go(discount)
         if field == "terminal_discount":
             return self.dataset.terminal_discount(discount)
+        if field == "task":
+            episodes = self.dataset.episodes
+            return torch.repeat_interleave(episodes["task"], episodes["length"])
         key = "next_observation" if field == "terminal_observation" else field
         column: Tensor = self.dataset.transitions[key]
         return column

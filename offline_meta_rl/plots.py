@@ -43,7 +43,7 @@ def learning_curve(
         panels[1].axhline(standing_still, color="tab:brown", linestyle="-.", label="standing still")
     handles, labels = panels[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize="small")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def lifetime_curves(curves: Sequence[Mapping[str, Any]], path: str | Path) -> None:
@@ -75,7 +75,7 @@ def lifetime_curves(curves: Sequence[Mapping[str, Any]], path: str | Path) -> No
     figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize="x-small")
     figure.supxlabel("environment steps", fontsize="small")
     figure.supylabel("return of an episode", fontsize="small")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def binned(
@@ -91,7 +91,7 @@ def binned(
     )
 
 
-def _save(figure: Any, path: str | Path) -> None:
+def save_figure(figure: Any, path: str | Path) -> None:
     """Write a figure under a temporary name, then give it its own."""
     target = Path(path)
     partial = target.with_name(f".{target.stem}.partial{target.suffix}")

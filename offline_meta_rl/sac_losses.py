@@ -48,7 +48,17 @@ def sample_action(actors: Layers, observation: Tensor, noise: Tensor) -> tuple[T
         observation: [T, B, O].
         noise: standard normal, [T, B, A].
     """
-    mean, scale = gaussian(actors, observation)
+    return tanh_sample(*gaussian(actors, observation), noise)
+
+
+def tanh_sample(mean: Tensor, scale: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Return tanh(mean + scale * noise) [..., A] and its log density [...].
+
+    Args:
+        mean: before the tanh, [..., A].
+        scale: standard deviation before the tanh, [..., A].
+        noise: standard normal, [..., A].
+    """
     before = mean + scale * noise
     normal = -0.5 * noise.square() - scale.log() - 0.5 * math.log(2.0 * math.pi)
     # log(1 - tanh(x)^2), exact for large |x| too

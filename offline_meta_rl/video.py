@@ -63,14 +63,19 @@ def film_adaptation(
             with _make_env(family, task, task_seed) as env:
                 films[f"{label} adaptation"] = film_episode(env, policy, seed=seed)
                 speed = int(env.metadata.get("render_fps", 20))
-        return _write(imageio, side_by_side(films), speed, Path(path))
+        return write_film(imageio, side_by_side(films), speed, Path(path))
     except Exception as error:
-        warnings.warn(
-            f"No video: {type(error).__name__}: {error}. It needs the extra 'video' (imageio) and, "
-            f"without a display, {GL_LIBRARIES}.",
-            stacklevel=2,
-        )
+        warn_of_no_film(error)
         return None
+
+
+def warn_of_no_film(error: Exception) -> None:
+    """Warn that a film could not be made, and say what it needs."""
+    warnings.warn(
+        f"No video: {type(error).__name__}: {error}. It needs the extra 'video' (imageio) and, "
+        f"without a display, {GL_LIBRARIES}.",
+        stacklevel=3,
+    )
 
 
 def film_episode(env: Any, policy: nn.Module, *, seed: int) -> Frames:
@@ -102,12 +107,13 @@ def side_by_side(films: dict[str, Frames]) -> Frames:
     columns = []
     for label, frames in films.items():
         held = np.concatenate([frames, np.repeat(frames[-1:], length - len(frames), axis=0)])
-        banner = _banner(label, held.shape[2])
-        columns.append(np.concatenate([np.repeat(banner[None], length, axis=0), held], axis=1))
+        line = banner(label, held.shape[2])
+        columns.append(np.concatenate([np.repeat(line[None], length, axis=0), held], axis=1))
     return np.concatenate(columns, axis=2)
 
 
-def _banner(text: str, width: int) -> Frames:
+def banner(text: str, width: int) -> Frames:
+    """Return a line of text, black on white, [LABEL_HEIGHT, width, 3]."""
     from PIL import Image, ImageDraw  # comes with imageio
 
     image = Image.new("RGB", (width, LABEL_HEIGHT), "white")
@@ -126,7 +132,18 @@ def _make_env(family: TaskFamily, task: int, task_seed: int) -> gymnasium.Env[An
     return gymnasium.make(family.env_id, task=task, task_seed=task_seed, render_mode="rgb_array")
 
 
-def _write(imageio: Any, frames: Frames, speed: int, path: Path) -> Path:
+def write_film(imageio: Any, frames: Frames, speed: int, path: Path) -> Path:
+    """Write frames [H, height, width, 3] as ``.mp4``, or ``.gif`` where there is no ffmpeg.
+
+    Args:
+        imageio: the module ``imageio.v3``.
+        frames: of the film.
+        speed: frames per second.
+        path: without suffix.
+
+    Returns:
+        The film's path.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Video codecs want even sizes.
     frames = frames[:, : frames.shape[1] // 2 * 2, : frames.shape[2] // 2 * 2]

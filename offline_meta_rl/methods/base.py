@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import lightning
+import numpy as np
 import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
@@ -173,6 +174,20 @@ class MetaModule(lightning.LightningModule):
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
             scheduler.step()
         return metrics
+
+    def noise_generator(self, *stream: int) -> torch.Generator:
+        """Return a generator on the module's device; by default for this outer step's noise.
+
+        It depends on the run's seed and the stream, or the number of the outer step, alone: every
+        process of a run gets the same one, as one process alone would, and so does a resumed run.
+
+        Args:
+            stream: numbers that name other noise than an outer step's.
+        """
+        numbers = (1, *stream) if stream else (0, self.global_step)
+        sequence = np.random.SeedSequence([torch.initial_seed(), *numbers])
+        seed = int(sequence.generate_state(1, np.uint64)[0])
+        return torch.Generator(self.device).manual_seed(seed)
 
     def planned_steps(self) -> int | None:
         """Return the trainer's ``max_steps``; None without a trainer or a limit."""

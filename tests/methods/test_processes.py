@@ -67,6 +67,35 @@ def test_processes_share_the_batch_of_one(
         assert tiny.difference(rank["parameters"], ranks[0]["parameters"]) is None
 
 
+def test_processes_share_both_stages_of_the_reflective_explorer(
+    data_path: Path, tmp_path: Path
+) -> None:
+    # Five rows for two processes; two updates of the filter, one of the policy.
+    runs = {}
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        recorder = {
+            "class_path": "tests.methods.tiny.RecordSteps",
+            "init_args": {"path": str(folder / "record")},
+        }
+        method = "ReflectiveExplorer"
+        settings = tiny.config(method, data_path, max_steps=STEPS, callbacks=[recorder])
+        settings["model"]["init_args"]["filter_steps"] = 2
+        settings["data"]["init_args"] |= {"batch_size": 5, "policy_batch_size": 5}
+        if processes > 1:
+            settings["trainer"] |= {"strategy": "ddp_fork", "devices": processes}
+        tiny.write(settings, folder)
+        assert run_in_new_process(tiny.command(folder)) == 0
+        runs[processes] = [torch.load(f"{folder}/record.{rank}") for rank in range(processes)]
+    (one,) = runs[1]
+    assert [bool(gradients) for gradients in one["gradients"]] == [True] * STEPS
+    for rank in runs[2]:
+        torch.testing.assert_close(rank["gradients"], one["gradients"], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(rank["metrics"], one["metrics"], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(rank["parameters"], one["parameters"], rtol=0, atol=1e-5)
+        assert tiny.difference(rank["parameters"], runs[2][0]["parameters"]) is None
+
+
 def test_online_buffer_refuses_several_processes(
     data_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,23 +16,51 @@ from torch import Tensor
 from offline_meta_rl import cli, methods
 from offline_meta_rl.methods.base import MetaModule
 from tests.helpers import make_dataset
+from tests.image_data import SHAPE, make_image_dataset
 
 MODEL: dict[str, dict[str, Any]] = {
+    "CQL": {"width": 8, "num_actions": 2, "conservative_form": "logsumexp"},
     "Macaw": {"width": 8, "head_width": 4, "latent_size": 3},
     "PerTaskSAC": {"num_tasks": 3, "hidden_size": 8},
-    "SAC": {"task_feature_size": 2, "hidden_size": 8},
+    "ReflectiveExplorer": {
+        "filter_steps": 5,
+        "latent": "recurrent",
+        "latent_sizes": {"random_size": 3, "deterministic_size": 4, "hidden_size": 6},
+        "image_network": "dense",
+        "image_size": 6,
+        "hidden_size": 6,
+        "final_filter_learning_rate": 0.5,
+        "width": 8,
+        "conservative_form": "logsumexp",
+        "num_actions": 2,
+    },
+    "SAC": {"hidden_size": 8},
+}
+SIZES: dict[str, dict[str, Any]] = {
+    "ReflectiveExplorer": {"observation_shape": list(SHAPE), "action_size": 2},
+    "SAC": {"observation_size": 2, "action_size": 2, "task_feature_size": 2},
 }
 # The replay overflows within twelve steps of the forty environments.
 ONLINE = {"warmup_steps": 2, "capacity": 300, "batch_size": 4, "updates_per_step": 1}
+META_TRAJECTORIES = {
+    "env": "nowhere_images",
+    "num_episodes": 2,
+    "batch_size": 4,
+    "policy_batch_size": 6,
+    "belief_meta_trajectories": 20,
+    "probe_meta_trajectories": 8,
+}
 LIFETIMES = {"tasks": [0, 7, 20], "stages": 2, "warmup_steps": 30, "batch_size": 4}
 DATA = {
     "PerTaskSAC": {
         "class_path": "LifetimeBuffers",
         "init_args": {"family": "point_robot", "lifetime_steps": 700, **LIFETIMES},
     },
+    "ReflectiveExplorer": {"class_path": "MetaTrajectories", "init_args": META_TRAJECTORIES},
     "SAC": {"class_path": "OnlineBuffer", "init_args": {"family": "point_robot", **ONLINE}},
 }
 BUFFERS = {"inner_batch_size": 4, "outer_batch_size": 4, "tasks_per_batch": 5}
+FIELDS = {"CQL": ["observation", "action", "reward", "next_observation", "terminated"]}
 STEPS_PER_EPOCH = 6
 EVALUATE = {"class_path": "Evaluate", "init_args": {"episodes": 1, "context_size": 8}}
 
@@ -55,8 +83,17 @@ METHODS = [method.__name__ for method in method_classes()]
 ON_TASK_BUFFERS = [name for name in METHODS if name not in DATA]
 
 
+def sizes(method: str) -> dict[str, Any]:
+    """Return the arguments of a method that the data decides."""
+    return SIZES.get(method, {"observation_size": 2, "action_size": 2})
+
+
 def dataset(folder: Path) -> Path:
-    """Write a dataset of six train tasks and one test task of the point robot's sizes."""
+    """Write a dataset of six train tasks and one test task of the point robot's sizes.
+
+    Beside it lies one of images.
+    """
+    make_image_dataset(folder / "images", length=(6, 4, 5, 6))
     return make_dataset(folder / "dataset", num_tasks=7, observation_size=2, action_size=2)
 
 
@@ -72,8 +109,12 @@ def config(
         trainer: options of the trainer that differ.
     """
     buffers = {"env": "point_robot", "path": str(data_path), **BUFFERS}
+    if method in FIELDS:
+        buffers["fields"] = FIELDS[method]
     data = DATA.get(method, {"class_path": "TaskBuffers", "init_args": buffers})
-    sizes = {"observation_size": 2, "action_size": 2}
+    if method == "ReflectiveExplorer":
+        images = {"path": str(data_path.parent / "images")}
+        data = {**data, "init_args": {**data["init_args"], **images}}
     options: dict[str, Any] = {
         "max_steps": 10,
         "val_check_interval": 4,
@@ -86,7 +127,7 @@ def config(
     }
     return {
         "seed_everything": 5,
-        "model": {"class_path": method, "init_args": {**sizes, **MODEL.get(method, {})}},
+        "model": {"class_path": method, "init_args": {**sizes(method), **MODEL.get(method, {})}},
         "data": {
             "class_path": data["class_path"],
             "init_args": {**data["init_args"], "steps_per_epoch": STEPS_PER_EPOCH},
@@ -134,7 +175,7 @@ def last(root: Path) -> dict[str, Any]:
 def state(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Return what the further training depends on."""
     names = {"state_dict", "optimizer_states", "random_state", "global_step"}
-    data = {"TaskBuffers", "OnlineBuffer", "LifetimeBuffers"}
+    data = {"TaskBuffers", "OnlineBuffer", "LifetimeBuffers", "MetaTrajectories"}
     return {name: checkpoint[name] for name in (names | data) & {*checkpoint}}
 
 
@@ -214,7 +255,8 @@ class RecordSteps(lightning.Callback):
     ) -> None:
         logged = trainer.callback_metrics.items()
         self.metrics.append({n: float(v) for n, v in logged if n.startswith("train/")})
-        self.tasks += batch["task"].tolist()
+        if "task" in batch.keys():
+            self.tasks += batch["task"].tolist()
 
     def on_train_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
