@@ -7,13 +7,14 @@ Shapes: B meta-trajectories, S steps of each, C x h x w pixels, A action size, E
 Z belief size.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from offline_meta_rl.gaussian import SLOPE, log_density_scale
+from offline_meta_rl.gaussian import SLOPE, log_density_scale, squared_errors
 from offline_meta_rl.image_networks import (
     ConvolutionalDecoder,
     ConvolutionalEncoder,
@@ -138,7 +139,7 @@ class VariationalFilter(nn.Module):
             noise: standard normal, [B, S, E].
         """
         images = to_unit(batch["observation"], noise)
-        return self._filter(images, batch, noise).belief.transpose(0, 1)
+        return self.latent.belief(self._filter(images, batch, noise)).transpose(0, 1)
 
     def reconstructions(self, batch: Mapping[str, Tensor], noise: Tensor) -> Tensor:
         """Return decoded images, [B, S, C, h, w] uint8; arguments as of ``beliefs``."""
@@ -209,8 +210,9 @@ class VariationalFilter(nn.Module):
     def _image_loss(self, images: Tensor, sample: Tensor, weight: Tensor) -> Tensor:
         """Return minus the log-likelihood of images [B, S, ...], weighted by [S, B]."""
         scale, constant = log_density_scale(self.image_std)
-        error = (self._decode(sample) - images).square().flatten(2).sum(dim=-1)
-        return ((scale * error + constant * images[0, 0].numel()) * weight.t()).sum()
+        error = squared_errors(self._decode(sample).flatten(0, 1), images.flatten(0, 1))
+        numbers = math.prod(self.image_shape)
+        return ((scale * error + constant * numbers) * weight.t().flatten()).sum()
 
     def _reward_loss(self, reward: Tensor, sample: Tensor, weight: Tensor) -> Tensor:
         """Return minus the log-likelihood of rewards [S, B] given samples [S, B, L]."""

@@ -18,14 +18,12 @@ class Filtered(NamedTuple):
 
     Attributes:
         sample: of the posterior at every step, for decoders, [S, B, L].
-        belief: [S, B, Z].
-        posterior: parameters of the Gaussians that are compared with the prior's, [S, B, ...].
+        parameters: what else the latent state model needs to tell beliefs and divergences.
         previous: state before every step, [S, B, ...] each.
     """
 
     sample: Tensor
-    belief: Tensor
-    posterior: Tensor
+    parameters: tuple[Tensor, ...]
     previous: State
 
 
@@ -73,8 +71,12 @@ class Latent(nn.Module, ABC):
             action: [S, B, A].
             noise: standard normal, [S, B, E].
             mask: False where there is nothing and the state stays as it is, [S, B]; None if there
-                is something everywhere. Sample and belief mean nothing where it is False.
+                is something everywhere. The sample means nothing where it is False.
         """
+
+    @abstractmethod
+    def belief(self, filtered: Filtered) -> Tensor:
+        """Return the belief at every step of a filtered sequence, [S, B, Z]."""
 
     @abstractmethod
     def prior(self, filtered: Filtered, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from offline_meta_rl.gaussian import SLOPE, divergence, draw, mean_and_variance
 from offline_meta_rl.latents import Filtered, Latent, State
-from offline_meta_rl.recurrence import LoopLayer, backward_chain, draw_into, sample_slopes
+from offline_meta_rl.recurrence import LoopDraw, LoopLayer, backward_chain, sample_slopes
 
 
 class RecurrentLatent(Latent):
@@ -100,15 +100,19 @@ class RecurrentLatent(Latent):
             torch.cat([start_sample[None], sample[:-1]]),
             torch.cat([start_memory[None], memory[:-1]]),
         )
-        belief = torch.cat([mean_and_variance(posterior), memory], dim=-1)
-        return Filtered(torch.cat([sample, memory], dim=-1), belief, posterior, previous)
+        return Filtered(torch.cat([sample, memory], dim=-1), (posterior, memory), previous)
+
+    def belief(self, filtered: Filtered) -> Tensor:
+        """Return mean, variance and h; see ``Latent.belief``."""
+        posterior, memory = filtered.parameters
+        return torch.cat([mean_and_variance(posterior), memory], dim=-1)
 
     def prior(self, filtered: Filtered, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Compare with what was expected; see ``Latent.prior``."""
-        memory = filtered.sample[..., self.noise_size :]
+        posterior, memory = filtered.parameters
         expected = self.prior_last(F.leaky_relu(self.prior_hidden(memory), SLOPE))
         sample = torch.cat([draw(expected, noise), memory], dim=-1)
-        return divergence(filtered.posterior, expected), sample
+        return divergence(posterior, expected), sample
 
 
 class _Recurrence(torch.autograd.Function):
@@ -140,22 +144,26 @@ class _Recurrence(torch.autograd.Function):
         sample[0], memory[0] = start_sample, start_memory
         width = memory.shape[-1]
         gates = memory.new_empty(steps, rows, 3 * width)  # reset, update, new
-        samples, memories, noises = sample.unbind(0), memory.unbind(0), noise.unbind(0)
+        sizes = [2 * width, width]
+        both, new = _by_step(gates, sizes)
+        reset, update, _ = _by_step(gates, [width] * 3)
+        both_in, new_in = _by_step(gates_in.outputs, sizes)
+        both_on, new_on = _by_step(gates_on.outputs, sizes)
+        samples, memories = sample.unbind(0), memory.unbind(0)
+        draw = LoopDraw(posterior[-1], noise, samples[1:])
         keep = None if mask is None else mask[..., None].unbind(0)
         for step in range(steps):
             old, following = memories[step], memories[step + 1]
-            into = gates_in.forward(step, embedding.forward(step, samples[step]))
-            on = gates_on.forward(step, old)
-            both, new = gates[step].split([2 * width, width], dim=-1)
-            torch.add(into[:, : 2 * width], on[:, : 2 * width], out=both).sigmoid_()
-            reset, update = both.chunk(2, dim=-1)
-            torch.addcmul(into[:, 2 * width :], reset, on[:, 2 * width :], out=new).tanh_()
-            torch.lerp(new, old, update, out=following)
-            value = posterior[1].forward(step, posterior[0].forward(step, following))
-            draw_into(value, noises[step], samples[step + 1])
+            gates_in.forward(step, embedding.forward(step, samples[step]))
+            gates_on.forward(step, old)
+            torch.add(both_in[step], both_on[step], out=both[step]).sigmoid_()
+            torch.addcmul(new_in[step], reset[step], new_on[step], out=new[step]).tanh_()
+            torch.lerp(new[step], old, update[step], out=following)
+            posterior[1].forward(step, posterior[0].forward(step, following))
+            drawn = draw.draw(step)
             if keep is not None:
-                for states in (samples, memories):
-                    torch.where(keep[step], states[step + 1], states[step], out=states[step + 1])
+                torch.where(keep[step], drawn, samples[step], out=drawn)
+                torch.where(keep[step], following, old, out=following)
         ctx.layers = embedding, gates_in, gates_on, posterior
         ctx.parts = sample, memory, gates, noise, mask
         # A view, so that what ctx holds does not hold ctx in turn.
@@ -184,19 +192,24 @@ class _Recurrence(torch.autograd.Function):
         parts = slopes.unbind(0), into.unbind(0), on.unbind(0), update.unbind(0)
         samples, memories = of_sample.unbind(0), of_memory.unbind(0)
         to_sample, to_memory = torch.zeros_like(samples[0]), torch.zeros_like(memories[0])
+        inner = torch.empty_like(to_memory)
         for step in reversed(range(len(samples))):
             slope, into_step, on_step, kept = (part[step] for part in parts)
-            of_z, of_h = to_sample + samples[step], to_memory + memories[step]
-            torch.addcmul(own[step], slope, of_z.unsqueeze(1), out=delta[step])
-            inner = of_h if pass_on is None else of_h * valid[step]
-            inner = inner + backward_chain(posterior, step)
-            torch.mul(inner.unsqueeze(1), into_step, out=delta_in[step])
-            torch.mul(inner.unsqueeze(1), on_step, out=delta_on[step])
-            to_memory = gates_on.backward(step).addcmul_(inner, kept)
-            to_sample = embedding.backward(step, gates_in.backward(step))
+            of_z, of_h = to_sample.add_(samples[step]), to_memory.add_(memories[step])
+            torch.addcmul(own[step], slope, of_z[:, None], out=delta[step])
+            backward_chain(posterior, step, out=inner)
+            if pass_on is None:
+                inner.add_(of_h)
+            else:
+                inner.addcmul_(valid[step], of_h)
+            torch.mul(inner[:, None], into_step, out=delta_in[step])
+            torch.mul(inner[:, None], on_step, out=delta_on[step])
+            next_z = embedding.backward(step, gates_in.backward(step))
+            next_h = gates_on.backward(step).addcmul_(inner, kept)
             if pass_on is not None:
-                to_sample.addcmul_(pass_on[step], of_z)
-                to_memory.addcmul_(pass_on[step], of_h)
+                next_z.addcmul_(pass_on[step], of_z)
+                next_h.addcmul_(pass_on[step], of_h)
+            to_sample, to_memory = next_z, next_h
         return (
             embedding.delta,
             posterior[0].delta,
@@ -213,6 +226,11 @@ class _Recurrence(torch.autograd.Function):
             posterior[1].weight_gradient(posterior[0].outputs),
             posterior[1].bias_gradient(),
         )
+
+
+def _by_step(values: Tensor, sizes: list[int]) -> list[tuple[Tensor, ...]]:
+    """Split the last dimension of [S, B, ...], and each part by steps."""
+    return [part.unbind(0) for part in values.split(sizes, dim=-1)]
 
 
 def _gate_slopes(gates: Tensor, on: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from offline_meta_rl.gaussian import GaussianMLP, divergence, draw, mean_and_variance
 from offline_meta_rl.latents import Filtered, Latent, State
-from offline_meta_rl.recurrence import LoopLayer, backward_chain, draw_into, sample_slopes
+from offline_meta_rl.recurrence import LoopDraw, LoopLayer, backward_chain, sample_slopes
 
 
 class TwoLevelLatent(Latent):
@@ -88,13 +88,15 @@ class TwoLevelLatent(Latent):
             second.first.weight[:, :joint],
             *_linear(second),
         )
-        belief = torch.cat([mean_and_variance(first_raw), mean_and_variance(second_raw)], dim=-1)
         return Filtered(
             sample=torch.cat([first_sample, second_sample], dim=-1),
-            belief=belief,
-            posterior=first_raw,
+            parameters=(first_raw, second_raw),
             previous=(torch.cat([start[None], second_sample[:-1]]),),
         )
+
+    def belief(self, filtered: Filtered) -> Tensor:
+        """Return means and variances; see ``Latent.belief``."""
+        return torch.cat([mean_and_variance(part) for part in filtered.parameters], dim=-1)
 
     def prior(self, filtered: Filtered, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Compare with what was expected; see ``Latent.prior``."""
@@ -104,7 +106,7 @@ class TwoLevelLatent(Latent):
         first_sample = draw(expected, first_noise)
         second = self.second(torch.cat([first_sample, before, action], dim=-1))
         sample = torch.cat([first_sample, draw(second, second_noise)], dim=-1)
-        return divergence(filtered.posterior, expected), sample
+        return divergence(filtered.parameters[0], expected), sample
 
     def _split(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         first, second = noise.split([self.first_size, self.second_size], dim=-1)
@@ -150,29 +152,30 @@ class _Recurrence(torch.autograd.Function):
             LoopLayer(v2, c2, *size, activate=True),
             LoopLayer(v3, c3, *size, activate=False),
         ]
-        memory = start.new_empty(steps + 1, *start.shape)
+        # What the law of z2 sees at a step: z1_t and z2_{t-1}; the next step's place is where the
+        # new z2 goes.
+        joint = start.new_empty(steps + 1, rows, first_size + start.shape[-1])
+        first_samples, memory = joint.split([first_size, start.shape[-1]], dim=-1)
         memory[0] = start
-        joint = start.new_empty(steps, rows, first_size + start.shape[-1])
-        samples, copies = joint.split([first_size, start.shape[-1]], dim=-1)
-        states, samples_of, copies_of = memory.unbind(0), samples.unbind(0), copies.unbind(0)
-        joints, noises = joint.unbind(0), (first_noise.unbind(0), second_noise.unbind(0))
+        states, joints = memory.unbind(0), joint.unbind(0)
+        draw_first = LoopDraw(posterior[-1], first_noise, first_samples.unbind(0))
+        draw_second = LoopDraw(second[-1], second_noise, states[1:])
         keep = None if mask is None else mask[..., None].unbind(0)
         for step in range(steps):
             value = states[step]
-            copies_of[step].copy_(value)
             for layer in posterior:
                 value = layer.forward(step, value)
-            draw_into(value, noises[0][step], samples_of[step])
+            draw_first.draw(step)
             value = joints[step]
             for layer in second:
                 value = layer.forward(step, value)
-            draw_into(value, noises[1][step], states[step + 1])
+            following = draw_second.draw(step)
             if keep is not None:
-                torch.where(keep[step], states[step + 1], states[step], out=states[step + 1])
+                torch.where(keep[step], following, states[step], out=following)
         ctx.layers, ctx.joint, ctx.mask = (posterior, second), joint, mask
         ctx.noises = first_noise, second_noise
         # Views, so that what ctx holds does not hold ctx in turn.
-        return posterior[-1].outputs[:], samples, second[-1].outputs[:], memory[1:]
+        return posterior[-1].outputs[:], first_samples[:-1], second[-1].outputs[:], memory[1:]
 
     @staticmethod
     @once_differentiable
@@ -188,23 +191,26 @@ class _Recurrence(torch.autograd.Function):
         if ctx.mask is not None:
             second_slopes *= ctx.mask[..., None, None]
             pass_on = (~ctx.mask[..., None]).to(of_memory.dtype).unbind(0)
-        first_size = of_sample.shape[-1]
-        carry = torch.zeros_like(of_memory[0])
+        rows, first_size = of_sample.shape[1:]
         into_first = _pairs(posterior[-1].delta), _pairs(of_first), first_slopes.unbind(0)
         into_second = _pairs(second[-1].delta), _pairs(of_second), second_slopes.unbind(0)
         samples, states = of_sample.unbind(0), of_memory.unbind(0)
+        carry, state = torch.zeros_like(states[0]), torch.empty_like(states[0])
+        joint = state.new_empty(rows, first_size + state.shape[-1])
+        to_sample, to_memory = joint.split([first_size, state.shape[-1]], dim=-1)
         for step in reversed(range(len(states))):
-            state = carry + states[step]
+            torch.add(carry, states[step], out=state)
             delta, own, slope = (parts[step] for parts in into_second)
-            torch.addcmul(own, slope, state.unsqueeze(1), out=delta)
-            joint = backward_chain(second, step)
-            sample = joint[:, :first_size] + samples[step]
+            torch.addcmul(own, slope, state[:, None], out=delta)
+            backward_chain(second, step, out=joint)
+            to_sample.add_(samples[step])
             delta, own, slope = (parts[step] for parts in into_first)
-            torch.addcmul(own, slope, sample.unsqueeze(1), out=delta)
-            carry = backward_chain(posterior, step).add_(joint[:, first_size:])
+            torch.addcmul(own, slope, to_sample[:, None], out=delta)
+            backward_chain(posterior, step, out=carry)
+            carry.add_(to_memory)
             if pass_on is not None:
                 carry.addcmul_(pass_on[step], state)
-        memory = ctx.joint[..., first_size:]
+        seen = ctx.joint[:-1]
         return (
             posterior[0].delta,
             second[0].delta,
@@ -212,8 +218,8 @@ class _Recurrence(torch.autograd.Function):
             None,
             None,
             None,
-            *_weight_gradients(posterior, memory),
-            *_weight_gradients(second, ctx.joint),
+            *_weight_gradients(posterior, seen[..., first_size:]),
+            *_weight_gradients(second, seen),
         )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from offline_meta_rl.gaussian import MIN_STD, SLOPE
 
@@ -41,7 +42,7 @@ class LoopLayer:
         outputs = self._outputs[step]
         torch.addmm(self._bias[step], inputs, self._transposed, out=outputs)
         if self.activate:
-            torch.nn.functional.leaky_relu_(outputs, SLOPE)
+            F.leaky_relu_(outputs, SLOPE)
         return outputs
 
     def prepare_backward(self) -> None:
@@ -53,17 +54,20 @@ class LoopLayer:
             slope = torch.where(self.outputs > 0, 1.0, SLOPE).to(self.outputs.dtype)
             self._slopes = slope.unbind(0)
 
-    def backward(self, step: int, gradient: Tensor | None = None) -> Tensor:
+    def backward(
+        self, step: int, gradient: Tensor | None = None, out: Tensor | None = None
+    ) -> Tensor:
         """Return the gradient of one step's inputs, [B, in].
 
         Args:
             step: which.
             gradient: of the outputs, [B, out]; None if that of the linear part is in ``deltas``.
+            out: where to write the result.
         """
         delta = self.deltas[step]
         if gradient is not None:
             torch.mul(gradient, self._slopes[step], out=delta)
-        return torch.mm(delta, self.weight)
+        return torch.mm(delta, self.weight, out=out)
 
     def weight_gradient(self, inputs: Tensor) -> Tensor:
         """Return the gradient of W from the inputs of all steps, [S, B, in] -> [out, in]."""
@@ -74,23 +78,39 @@ class LoopLayer:
         return self.delta.sum(dim=(0, 1))
 
 
-def backward_chain(layers: Sequence[LoopLayer], step: int) -> Tensor:
+def backward_chain(layers: Sequence[LoopLayer], step: int, out: Tensor) -> None:
     """Go back through layers, the last of them linear, with its gradient in ``deltas``.
 
-    Returns:
-        The gradient of the first one's inputs, [B, in].
+    Args:
+        layers: at least two.
+        step: which.
+        out: where to write the gradient of the first one's inputs, [B, in].
     """
     gradient = layers[-1].backward(step)
-    for layer in reversed(layers[:-1]):
+    for layer in reversed(layers[1:-1]):
         gradient = layer.backward(step, gradient)
-    return gradient
+    layers[0].backward(step, gradient, out)
 
 
-def draw_into(parameters: Tensor, noise: Tensor, out: Tensor) -> Tensor:
-    """Write the sample of a Gaussian [B, 2 Z] into ``out`` [B, Z]; see ``gaussian.draw``."""
-    mean, raw = parameters.chunk(2, dim=-1)
-    std = torch.nn.functional.softplus(raw).add_(MIN_STD)
-    return torch.addcmul(mean, std, noise, out=out)
+class LoopDraw:
+    """Samples of Gaussians inside the loop, as ``gaussian.draw``.
+
+    Args:
+        layer: computes the parameters, [S, B, 2 Z].
+        noise: [S, B, Z].
+        samples: where each step's sample goes, S times [B, Z].
+    """
+
+    def __init__(self, layer: LoopLayer, noise: Tensor, samples: Sequence[Tensor]) -> None:
+        means, raws = layer.outputs.chunk(2, dim=-1)
+        self._means, self._raws = means.unbind(0), raws.unbind(0)
+        self._noise, self._samples = noise.unbind(0), samples
+
+    def draw(self, step: int) -> Tensor:
+        """Return the sample of one step, [B, Z]."""
+        std = F.softplus(self._raws[step]).add_(MIN_STD)
+        out = self._samples[step]
+        return torch.addcmul(self._means[step], std, self._noise[step], out=out)
 
 
 def sample_slopes(parameters: Tensor, noise: Tensor) -> Tensor:
