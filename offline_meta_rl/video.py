@@ -5,9 +5,6 @@ nothing can be filmed there is one warning and no file: a picture is never worth
 """
 
 import importlib
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +20,7 @@ from torch import nn
 from offline_meta_rl.envs.base import TaskFamily
 from offline_meta_rl.envs.gymnasium_family import GymnasiumFamily
 from offline_meta_rl.envs.locomotion import LocomotionFamily
+from offline_meta_rl.gl import GL_LIBRARIES, use_working_gl
 
 Frames = NDArray[np.uint8]
 LABEL_HEIGHT = 16
@@ -75,38 +73,9 @@ def warn_of_no_film(error: Exception) -> None:
     """Warn that a film could not be made, and say what it needs."""
     warnings.warn(
         f"No video: {type(error).__name__}: {error}. It needs the extra 'video' (imageio) and, "
-        "without a display, the system library for EGL or OSMesa (Debian: libegl1 and "
-        "libegl-mesa0, or libosmesa6).",
+        f"without a display, {GL_LIBRARIES}.",
         stacklevel=3,
     )
-
-
-def use_working_gl() -> bool:
-    """Let MuJoCo render without a display, by the first of EGL and OSMesa that works.
-
-    Leaves everything as it is where there is a display or ``MUJOCO_GL`` is set. Each candidate is
-    tried in a process of its own, since a failed attempt cannot be undone.
-
-    Returns:
-        False if neither works.
-    """
-    if os.environ.get("MUJOCO_GL") or os.environ.get("DISPLAY") or sys.platform != "linux":
-        return True
-    for name in ("egl", "osmesa"):
-        done = subprocess.run(
-            [sys.executable, "-c", "import mujoco; mujoco.GLContext(8, 8).make_current()"],
-            env={**os.environ, "MUJOCO_GL": name},
-            capture_output=True,
-            timeout=60,
-        )
-        if done.returncode == 0:
-            os.environ["MUJOCO_GL"] = name
-            # MuJoCo chooses when it is imported, which may have happened long ago.
-            module = importlib.import_module("mujoco.gl_context")
-            backend = importlib.import_module(f"mujoco.{name}")
-            module.GLContext = backend.GLContext  # type: ignore[attr-defined]
-            return True
-    return False
 
 
 def film_episode(env: Any, policy: nn.Module, *, seed: int) -> Frames:

@@ -104,9 +104,9 @@ def test_films_of_different_lengths_are_joined() -> None:
 
 FILM_A_CHEETAH = """
 import mujoco, sys
-from offline_meta_rl import video
+from offline_meta_rl import gl, video
 from offline_meta_rl.envs import FAMILIES
-if not video.use_working_gl():
+if not gl.use_working_gl():
     sys.exit(77)
 env = video._make_env(FAMILIES["cheetah_dir"], 0, 0)
 env.reset(seed=0)

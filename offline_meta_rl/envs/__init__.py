@@ -10,6 +10,7 @@ from offline_meta_rl.envs.base import TaskFamily
 from offline_meta_rl.envs.gymnasium_family import GymnasiumFamily
 from offline_meta_rl.envs.locomotion import AntDir, CheetahDir, CheetahVel, WalkerParams
 from offline_meta_rl.envs.point_robot import PointRobot, SparsePointRobot
+from offline_meta_rl.envs.sawyer import TwoDrawerSawyer
 from offline_meta_rl.envs.two_drawers import (
     THREE_DRAWER_LITE,
     TWO_DRAWER_LITE,
@@ -27,6 +28,7 @@ _ENVIRONMENTS = {
     **dict.fromkeys(_LOCOMOTION, "locomotion_env:LocomotionEnv"),
     **dict.fromkeys(_POINT, "point_robot:PointRobotEnv"),
     **dict.fromkeys(_DRAWERS, "two_drawers_env:DrawersLiteEnv"),
+    TwoDrawerSawyer(): "sawyer_env:TwoDrawerSawyerEnv",
 }
 
 FAMILIES: dict[str, TaskFamily] = {family.name: family for family in _ENVIRONMENTS}

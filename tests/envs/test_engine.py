@@ -15,8 +15,11 @@ from offline_meta_rl.envs.two_drawers import DrawersLiteEngine
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*WARN.*infinity")
 
+# The Sawyer's own tests do the same where its packages are installed.
+NAMES = [name for name in FAMILIES if name != "two_drawer_sawyer"]
 
-@pytest.mark.parametrize("name", FAMILIES)
+
+@pytest.mark.parametrize("name", NAMES)
 def test_gymnasium_check_env(name: str) -> None:
     env = gymnasium.make(FAMILIES[name].env_id, task=1)
     check_env(env.unwrapped, skip_render_check=True)
@@ -38,7 +41,7 @@ def put_states(engine: Any, envs: list[gymnasium.Env[Any, Any]]) -> None:
             engine.position[index] = inner.position
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", NAMES)
 def test_equals_gymnasium_for_200_steps(name: str) -> None:
     family = FAMILIES[name]
     tasks = [0, family.num_tasks // 2, family.num_tasks - 1]
