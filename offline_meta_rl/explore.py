@@ -55,7 +55,7 @@ class Explorer(Protocol):
 
 @dataclass(frozen=True)
 class Exploration:
-    """What happened in M meta-episodes.
+    """What happened in M meta-episodes; those in which the simulator diverged are left out.
 
     Attributes:
         target: index of each meta-episode's task, [M].
@@ -116,6 +116,9 @@ def explore(
         batch_size: meta-episodes that run together; None for all.
         num_threads: of the simulator; None for one per core.
 
+    Returns:
+        At most M meta-episodes.
+
     Raises:
         ValueError: fewer meta-episodes than tasks, or an episode that ends before the horizon.
         FloatingPointError: actions that are not finite.
@@ -168,6 +171,7 @@ def _meta_episodes(
     """Run K episodes in every environment of an engine, side by side."""
     count, size = engine.num_envs, explorer.action_size
     state = explorer.begin(count)
+    usable = np.ones(count, dtype=bool)
     positions: list[dict[str, NDArray[Any]]] = []
     for _ in range(num_episodes):
         observation = engine.reset()
@@ -190,20 +194,17 @@ def _meta_episodes(
             action = explorer.act(belief, noise if sample_actions else None).float().cpu().numpy()
             _check_finite(action)
             result = engine.step(action)
+            usable &= ~result.diverged
             if step < horizon - 1:
-                _check_length(result.terminated | result.truncated, step, horizon)
+                ended = (result.terminated | result.truncated) & usable
+                _check_length(ended, step, horizon)
             observation, reward = result.observation, result.reward.astype(np.float32)
     shape = (num_episodes, horizon + 1)
-    columns = {
-        key: np.moveaxis(np.stack([p[key] for p in positions]), 0, 1) for key in positions[0]
-    }
-    return Exploration(
-        target=target,
-        **{
-            key: value.reshape(len(value), *shape, *value.shape[2:])
-            for key, value in columns.items()
-        },
-    )
+    columns = {}
+    for key in positions[0]:
+        rows = np.moveaxis(np.stack([position[key] for position in positions]), 0, 1)
+        columns[key] = rows.reshape(len(rows), *shape, *rows.shape[2:])[usable[: len(rows)]]
+    return Exploration(target=target[usable], **columns)
 
 
 def _opened(engine: Engine) -> Bools:

@@ -13,11 +13,16 @@ from datamodules import LifetimeBuffers
 from offline_meta_rl import cli
 from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.envs.base import TaskFamily
+from offline_meta_rl.envs.scripted import ScriptedFamily
+from offline_meta_rl.gl import use_working_gl
 from offline_meta_rl.storage import DatasetWriter
 from tests.helpers import make_episodes
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-RUNS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem != "defaults")
+CONTROLS = ["explorer_no_cql", "explorer_no_expl"]  # overlays on the configs of explorers
+RUNS = sorted(
+    path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in ("defaults", *CONTROLS)
+)
 OVERLAYS = sorted(path.stem for path in CONFIGS.glob("*/*.yaml"))
 HORIZON = 5
 SMALL = {
@@ -35,6 +40,23 @@ SMALL = {
     "Evaluate": {"episodes": 1, "context_size": 8},
     "BehaviourLearning": {"every_n_steps": 3},
     "BehaviourSnapshots": {},
+    "MetaTrajectories": {
+        "num_episodes": 2,
+        "batch_size": 2,
+        "policy_batch_size": 4,
+        "belief_meta_trajectories": 6,
+        "probe_meta_trajectories": 4,
+        "transitions_per_stage": 40,
+    },
+    "ReflectiveExplorer": {
+        "filter_steps": 3,
+        "latent_sizes": {"random_size": 3, "deterministic_size": 4, "hidden_size": 6},
+        "image_size": 4,
+        "hidden_size": 6,
+        "width": 8,
+    },
+    "EvaluateExploration": {"meta_episodes": 2, "validation_meta_episodes": 2},
+    "WatchBeliefs": {"rows": 1, "images": 3},
 }
 
 
@@ -73,6 +95,14 @@ def write_dataset(family: TaskFamily, path: Path) -> None:
     writer.commit(returns)
 
 
+def needs(family: TaskFamily) -> None:
+    """Skip a test whose family needs what is not installed."""
+    if family.name == "two_drawer_sawyer":
+        pytest.importorskip("metaworld")
+        if not use_working_gl():
+            pytest.skip("no EGL and no OSMesa on this machine")
+
+
 def shrink(part: dict[str, Any]) -> None:
     """Give a class of a config arguments that suit a test."""
     part.setdefault("init_args", {}).update(SMALL[part["class_path"]])
@@ -103,13 +133,52 @@ def run(config: dict[str, Any], folder: Path, *overlays: Path) -> Path:
 @pytest.mark.parametrize("name", RUNS)
 def test_config_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = read(name)
-    monkeypatch.setattr(type(family_of(config)), "horizon", HORIZON)
+    needs(family_of(config))
+    if not isinstance(family_of(config), ScriptedFamily):  # whose episodes need their length
+        monkeypatch.setattr(type(family_of(config)), "horizon", HORIZON)
     root = run(config, tmp_path)
     checkpoint = torch.load(root / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 6
     if config["model"]["class_path"] == "Macaw":
         assert (root / "results.json").is_file()
         assert (root / "checkpoints" / "best.ckpt").is_file()
+    if config["model"]["class_path"] == "ReflectiveExplorer":
+        assert [point["step"] for point in results_of(root)["history"]] == [3, 4, 5, 6]
+        assert (root / "checkpoints" / "best.ckpt").is_file()
+
+
+def results_of(root: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((root / "results.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize("name", CONTROLS)
+def test_control_differs_in_one_thing(name: str, tmp_path: Path) -> None:
+    config = read("explorer_two_drawer_lite")
+    ours = run(config, tmp_path)
+    overlay = CONFIGS / f"{name}.yaml"
+    assert len(overlay.read_text().splitlines()) == 3
+    arguments = [
+        *("fit", "--config", str(tmp_path / "config.yaml"), "--config", str(overlay)),
+        *("--trainer.max_steps=6", "--trainer.val_check_interval=6", "--trainer.logger=false"),
+        f"--trainer.default_root_dir={tmp_path}/control",
+    ]
+    filter_from = str(ours / "checkpoints" / "last.ckpt")
+    if name == "explorer_no_cql":
+        arguments += [f"--model.init_args.filter_from={filter_from}"]
+    cli.main(arguments)
+    first, second = (results_of(root)["config"] for root in (ours, tmp_path / "control"))
+    different = {
+        f"{part}.{key}": second[part][key]
+        for part in first
+        for key in first[part]
+        if first[part][key] != second[part][key]
+    }
+    wanted = {
+        "explorer_no_expl": {"data.exploration": False},
+        "explorer_no_cql": {"model.conservative_weight": 0.0, "model.filter_from": filter_from},
+    }
+    assert different == wanted[name]
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
@@ -136,7 +205,10 @@ def test_overlay_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_sizes_are_those_of_the_family(name: str) -> None:
     config = read(name)
     family, arguments = family_of(config), config["model"]["init_args"]
-    assert arguments["observation_size"] == family.observation_size
+    if family.observation_shape:
+        assert tuple(arguments["observation_shape"]) == family.observation_shape
+    else:
+        assert arguments["observation_size"] == family.observation_size
     assert arguments["action_size"] == family.action_size
     features = family.task_features(family.task_parameters(0)).shape[1]
     assert arguments.get("task_feature_size", features) == features

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from offline_meta_rl.envs.base import StepResult
 from offline_meta_rl.exploration_summary import interval, share_of, summarise
 from offline_meta_rl.explore import Exploration, explore
 from tests.doors import DoorExplorer, Doors, DoorsEngine
@@ -117,6 +118,33 @@ class Short(Doors):
 def test_episodes_of_unequal_length_are_refused() -> None:
     with pytest.raises(ValueError, match=r"Expected episodes of 6 steps, found one .* after 4"):
         run(family=Short())
+
+
+class Diverging(Doors):
+    """The simulator of the third row diverges in the second episode, which ends there."""
+
+    def make_engine(self, parameters: Any, **options: Any) -> DoorsEngine:
+        class Engine(DoorsEngine):
+            episodes = 0
+
+            def reset(self, mask: Any = None) -> Any:
+                self.episodes += 1
+                return super().reset(mask)
+
+            def step(self, action: Any) -> StepResult:
+                result = super().step(action)
+                bad = np.arange(self.num_envs) == (2 if self.episodes == 2 else -1)
+                return result._replace(diverged=bad, truncated=result.truncated | bad)
+
+        return Engine(self, parameters, options["seed"])
+
+
+def test_meta_episodes_that_diverge_are_left_out() -> None:
+    kept = np.arange(12) != 2
+    whole, found = run(num_frames=5), run(family=Diverging(), num_frames=5)
+    np.testing.assert_array_equal(found.target, whole.target[kept])
+    np.testing.assert_array_equal(found.belief, whole.belief[kept])
+    np.testing.assert_array_equal(found.frames, whole.frames[kept[:5]])
 
 
 def test_actions_that_are_not_finite_are_refused() -> None:

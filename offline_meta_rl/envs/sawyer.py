@@ -46,6 +46,7 @@ class TwoDrawerSawyer(ScriptedFamily):
     action_size = 3
     script_noise = 0.1
     batch_size = 200
+    nearest = 0  # drawer: the hand starts nearer the left one
     splits: ClassVar = {"default": ((0, 1), (0, 1))}
 
     def task_parameters(self, seed: int) -> Array:

@@ -70,6 +70,7 @@ def test_a_run_leaves_what_is_promised(run: Path) -> None:
         "trained_episodes": 2,
         "sample_actions": False,
         "seed": 0,
+        "diverged": 0,
     }
     assert found["seed"] == 5
     assert found["global_step"] == 6
