@@ -67,6 +67,7 @@ def measure_exploration(
         batch_size=batch_size,
         num_threads=num_threads,
     )
+    protocol["diverged"] = meta_episodes - len(exploration.target)
     nearest = getattr(family, "nearest", None)
     content: dict[str, Any] = {
         "points": summarise(exploration, tasks, nearest),

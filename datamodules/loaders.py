@@ -30,11 +30,12 @@ class TaskLoader:
     Its state is that of the datamodule; having one tells Lightning that resuming is exact.
 
     Args:
-        buffers: a TaskBuffers.
+        buffers: a TaskBuffers or a MetaTrajectories.
+        prefetch: batches made ahead by a thread.
     """
 
-    def __init__(self, buffers: Any) -> None:
-        self._buffers = buffers
+    def __init__(self, buffers: Any, prefetch: int = 0) -> None:
+        self._buffers, self._prefetch = buffers, prefetch
         self._batches: Generator[TensorDict, None, None] | None = None
 
     def __len__(self) -> int:
@@ -51,7 +52,7 @@ class TaskLoader:
         self._batches = made_ahead(
             partial(buffers.batch, rank=rank, world_size=world_size),
             range(first, first + len(self)),
-            buffers.prefetch,
+            self._prefetch,
         )
         for batch in self._batches:
             buffers.batches_served += 1

@@ -150,20 +150,17 @@ def check_intervals(trainer: Any, updates_per_batch: int) -> None:
             )
 
 
-def data_device(
-    dataset: TaskDataset, settings: Mapping[str, Any], trainer: Any
-) -> torch.device | None:
+def data_device(dataset: TaskDataset, wanted: str, trainer: Any) -> torch.device | None:
     """Return the device for a dataset's fields, None to leave them memory-mapped.
 
     Args:
         dataset: the dataset.
-        settings: ``sampling``, and ``device``: "auto", "disk" for memory-mapped, or a torch device.
+        wanted: "auto", "disk" for memory-mapped, or a torch device.
         trainer: its device is meant by "auto", as long as the dataset is below 4 GiB.
     """
-    wanted = settings["device"]
     own = trainer.strategy.root_device if trainer else torch.device("cpu")
     total = sum(entry.bytes for entry in dataset.manifest.arrays.values())
-    if wanted == "disk" or settings["sampling"] == "chunks":
+    if wanted == "disk":
         return None
     if wanted == "auto" and total > RESIDENT_BYTES:
         _LOGGER.info(

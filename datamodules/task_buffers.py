@@ -154,7 +154,8 @@ class TaskBuffers(lightning.LightningDataModule):
             check_environment(dataset, settings.env)
             check_vectors(dataset)
             self.train_tasks, self.test_tasks = dataset.split(settings.split)
-            place = data_device(dataset, settings, self.trainer)
+            wanted = "disk" if settings.sampling == "chunks" else settings.device
+            place = data_device(dataset, wanted, self.trainer)
             self._table = FieldTable(dataset, settings.fields, settings.discount, place)
             self._sampler = make_sampler(dataset, self.train_tasks, settings)
             self.dataset = dataset
@@ -208,7 +209,7 @@ class TaskBuffers(lightning.LightningDataModule):
 
     def train_dataloader(self) -> TaskLoader:
         """Batches of train tasks, endlessly different."""
-        self._loader = TaskLoader(self)
+        self._loader = TaskLoader(self, self.prefetch)
         return self._loader
 
     def val_dataloader(self) -> HeldOutLoader:
