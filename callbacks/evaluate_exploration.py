@@ -105,8 +105,17 @@ class EvaluateExploration(lightning.Callback):
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Start the clocks."""
+        """Start the clocks.
+
+        A resumed run evaluates if its checkpoint was written just before an evaluation was due.
+        """
         self._started = _now()
+        module: Any = pl_module
+        batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        due = batches > 0 and batches % (trainer.val_check_batch or 1) == 0
+        known = any(point["step"] == trainer.global_step for point in self.history)
+        if due and not known and module.training_stage == "policy":
+            self._evaluate(trainer, module, self.counts["validation"], trainer.global_step)
 
     def on_validation_epoch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
