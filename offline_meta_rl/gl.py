@@ -36,13 +36,7 @@ def use_working_gl(*, display: bool = True) -> bool:
     if os.environ.get("MUJOCO_GL") or sys.platform != "linux" or (display and shown):
         return True
     for name in ("egl", "osmesa"):
-        done = subprocess.run(
-            [sys.executable, "-c", "import mujoco; mujoco.GLContext(8, 8).make_current()"],
-            env={**os.environ, "MUJOCO_GL": name},
-            capture_output=True,
-            timeout=60,
-        )
-        if done.returncode == 0:
+        if _works(name):
             os.environ["MUJOCO_GL"] = name
             # MuJoCo chooses when it is imported, which may have happened long ago.
             module = importlib.import_module("mujoco.gl_context")
@@ -50,6 +44,20 @@ def use_working_gl(*, display: bool = True) -> bool:
             module.GLContext = backend.GLContext  # type: ignore[attr-defined]
             return True
     return shown
+
+
+def _works(name: str) -> bool:
+    """Return whether a process of its own gets a context."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", "import mujoco; mujoco.GLContext(8, 8).make_current()"],
+            env={**os.environ, "MUJOCO_GL": name},
+            capture_output=True,
+            timeout=300,  # a second, unless the machine is very busy
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
 
 
 class Camera:
