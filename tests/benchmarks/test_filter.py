@@ -24,7 +24,7 @@ from offline_meta_rl.episode_table import EpisodeTable
 from offline_meta_rl.stitch import draw_segments
 from tests.benchmarks.eager_filter import eager_loss
 from tests.benchmarks.record import record
-from tests.benchmarks.torchrl_filter import quietly
+from tests.benchmarks.torchrl_filter import quietly, without_searching_for_pandas
 from tests.image_data import make_image_dataset
 
 THREADS = min(2, len(os.sched_getaffinity(0)))
@@ -44,8 +44,9 @@ Loss = Callable[[TensorDict, Tensor], Tensor]
 
 
 @pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
+def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As many threads for all sides."""
+    without_searching_for_pandas(monkeypatch)
     before = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     yield

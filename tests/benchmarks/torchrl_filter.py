@@ -4,9 +4,12 @@
 encoder, decoders and losses are those of the filter that they are put into, over all steps at once.
 """
 
+import functools
+import importlib.util
 import warnings
 from collections.abc import Mapping
 
+import pytest
 import torch
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
@@ -77,6 +80,15 @@ class TorchrlFilter(nn.Module):
 def count(parameters: list[Tensor]) -> int:
     """Return how many numbers there are."""
     return sum(parameter.numel() for parameter in parameters)
+
+
+def without_searching_for_pandas(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let TensorDict look for pandas once, not for every tensor that a module returns.
+
+    Where pandas is not installed every look searches the whole path, and pytest's own import hook
+    makes that slow: it would be most of what is measured.
+    """
+    monkeypatch.setattr(importlib.util, "find_spec", functools.cache(importlib.util.find_spec))
 
 
 def quietly(model: VariationalFilter, action_size: int) -> TorchrlFilter:
