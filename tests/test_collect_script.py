@@ -170,17 +170,17 @@ def test_reference_returns(tmp_path: Path) -> None:
     references = TaskDataset.open(small(tmp_path / "data")).manifest.reference_returns
     assert references["standing_still"] == [0.0, 0.0]
     assert references["best_behaviour"] == references["stages"]["script"]
-    # Without noise the near drawer is open after 5 or 6 steps, the far one after 8, of 12.
+    # Without noise the near drawer is open after 5 or 6 steps, the far one after 8 or 9, of 12.
     assert 7.0 <= references["best_behaviour"][0] <= 8.0
-    assert references["best_behaviour"][1] == 5.0
+    assert 4.0 <= references["best_behaviour"][1] <= 5.0
 
 
 def test_default_is_a_thousand_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
     path = default_dataset_path(LITE)
-    assert path.name == "two_drawer_lite-v1-tasks0-seed0-n12000-script-1"
-    monkeypatch.setattr(DrawersLite, "script_version", 2)
-    assert default_dataset_path(LITE).name.endswith("script-2")
-    assert default_dataset_path(LITE, transitions_per_stage=24).name.endswith("n24-script-2")
+    assert path.name == "two_drawer_lite-v1-tasks0-seed0-n12000-script-2"
+    monkeypatch.setattr(DrawersLite, "script_version", 99)
+    assert default_dataset_path(LITE).name.endswith("script-99")
+    assert default_dataset_path(LITE, transitions_per_stage=24).name.endswith("n24-script-99")
 
 
 def test_description(data_root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
@@ -189,7 +189,7 @@ def test_description(data_root: Path, capsys: pytest.CaptureFixture[str], monkey
     table = capsys.readouterr().out
     assert "Episodes of the script that succeed, by task: 100.0%, 100.0%." in table
     assert "| script |" in table
-    assert len(list(data_root.glob("two_drawer_lite-*-n96-script-1"))) == 1
+    assert len(list(data_root.glob("two_drawer_lite-*-n96-script-2"))) == 1
 
 
 def test_full_disk_leaves_no_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

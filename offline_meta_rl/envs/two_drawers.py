@@ -30,6 +30,9 @@ FARTHEST = 0.8
 """A drawer cannot be pulled farther."""
 BORDER = 0.875
 """The hand stays within so much of the centre, and below the cabinet's front."""
+PULL = 0.6
+"""The script pulls when its hand is within this share of the reach. At the whole reach a policy
+that stops a little earlier than the data would miss the handle."""
 START_NOISE = 0.05
 """Of each coordinate of the hand's start, uniform."""
 IMAGE_SIZE = 16
@@ -54,6 +57,7 @@ class DrawersLite(ScriptedFamily):
     observation_shape = (3, IMAGE_SIZE, IMAGE_SIZE)
     observation_size = 3 * IMAGE_SIZE**2
     observation_dtype = "uint8"
+    script_version = 2
     script_noise = 0.25
     batch_size = 250
     drawers: tuple[float, ...]
@@ -138,7 +142,7 @@ class DrawersLite(ScriptedFamily):
         hand, opening = state[:, :2].astype(np.float64), state[rows, 2 + target]
         handle = np.stack([np.asarray(self.drawers)[target], FRONT - opening], axis=1)
         way = (handle - hand) / STEP
-        held = (np.abs(handle - hand) <= 0.9 * REACH).all(axis=1)
+        held = (np.abs(handle - hand) <= PULL * REACH).all(axis=1)
         way[held, 1] = -1.0
         way[opening >= 0.5 * (OPEN + FARTHEST)] = 0.0
         return np.clip(way, -1.0, 1.0)

@@ -10,7 +10,7 @@ Constructor defaults are the paper's formulas, with MELD's sizes where the paper
 follows MELD. It prints no numbers of its own.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,6 +59,7 @@ class ReflectiveExplorer(MetaModule):
         depth: hidden layers of actor and critics.
         actor_learning_rate: of Adam.
         critic_learning_rate: of Adam.
+        final_policy_learning_rate: share of both that is left at the trainer's ``max_steps``.
         discount: per step.
         target_update: share of the critics that moves into the targets at each update.
         conservative_weight: beta of Eq. 3; 0 is the paper's "No CQL".
@@ -94,6 +95,7 @@ class ReflectiveExplorer(MetaModule):
         depth: int = 2,
         actor_learning_rate: float = 1e-4,
         critic_learning_rate: float = 3e-4,
+        final_policy_learning_rate: float = 1.0,
         discount: float = 0.99,
         target_update: float = 0.005,
         conservative_weight: float = 1.0,
@@ -260,15 +262,12 @@ class ReflectiveExplorer(MetaModule):
             {"params": self.explorer.agent.critics.parameters(), "lr": rates.critic_learning_rate},
         ]
         optimizer = torch.optim.Adam(groups, fused=True)
-        final, steps = rates.final_filter_learning_rate, max(1, self.filter_steps)
-        if final == 1.0:
-            return optimizer
-
-        def falling(step: int) -> float:
-            return 1.0 - (1.0 - final) * min(1.0, step / steps)
-
-        factors: list[Any] = [falling, lambda _: 1.0, lambda _: 1.0]
-        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, factors)]
+        start = self.filter_steps
+        stages = [
+            falling(0, start, rates.final_filter_learning_rate),
+            *[falling(start, self.trainer.max_steps, rates.final_policy_learning_rate)] * 2,
+        ]
+        return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, stages)]
 
     def _filter_noise(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         size = self.explorer.noise_size
@@ -287,6 +286,16 @@ class ReflectiveExplorer(MetaModule):
             count = round(1.0 / float(batch["weight"][0]))
         noise = draw((count, *shape[1:]), self.noise_generator())
         return pytree.tree_map(lambda rows: rows[trainer.global_rank :: world], noise)
+
+
+def falling(start: int, end: int, final: float) -> Callable[[int], float]:
+    """Return the share of a learning rate at each step: 1 until start, then linearly to final."""
+
+    def share(step: int) -> float:
+        done = (step - start) / max(1, end - start)
+        return 1.0 - (1.0 - final) * min(1.0, max(0.0, done))
+
+    return share
 
 
 def _check_stages(filter_steps: int, data: Mapping[str, Any]) -> None:

@@ -178,6 +178,18 @@ def test_learning_rates_of_the_stages(run: Path) -> None:
     assert groups[1][1:] == groups[9][1:] == [1e-4, 3e-4]
 
 
+def test_the_policy_s_learning_rates_fall_in_its_own_stage(
+    data_path: Path, tmp_path: Path
+) -> None:
+    settings = tiny.config(METHOD, data_path)
+    settings["checkpoint"]["save_top_k"] = -1
+    settings["model"]["init_args"]["final_policy_learning_rate"] = 0.5
+    tiny.fit(settings, tmp_path)
+    groups = {step: rates(tmp_path, step) for step in (5, 9)}
+    assert groups[5] == pytest.approx([0.5e-4, 1e-4, 3e-4])
+    assert groups[9] == pytest.approx([0.5e-4, 0.6e-4, 1.8e-4])  # four fifths of the way to half
+
+
 def rates(run: Path, step: int) -> list[float]:
     """Return the learning rates of filter, actor and critics after an update."""
     path = run / "checkpoints" / f"step_{step}.ckpt"
