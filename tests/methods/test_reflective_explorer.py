@@ -178,9 +178,7 @@ def test_learning_rates_of_the_stages(run: Path) -> None:
     assert groups[1][1:] == groups[9][1:] == [1e-4, 3e-4]
 
 
-def test_the_policy_s_learning_rates_fall_in_its_own_stage(
-    data_path: Path, tmp_path: Path
-) -> None:
+def test_the_policy_s_learning_rates_fall_in_its_own_stage(data_path: Path, tmp_path: Path) -> None:
     settings = tiny.config(METHOD, data_path)
     settings["checkpoint"]["save_top_k"] = -1
     settings["model"]["init_args"]["final_policy_learning_rate"] = 0.5
