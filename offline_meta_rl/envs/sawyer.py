@@ -44,9 +44,10 @@ class TwoDrawerSawyer(ScriptedFamily):
     observation_shape = (3, IMAGE_SIZE, IMAGE_SIZE)
     observation_dtype = "uint8"
     action_size = 3
+    script_version = 2  # the start has moved since 1
     script_noise = 0.1
     batch_size = 200
-    nearest = 0  # drawer: the hand starts nearer the left one
+    nearest = 0  # drawer: the hand starts in front of the left one
     splits: ClassVar = {"default": ((0, 1), (0, 1))}
 
     def task_parameters(self, seed: int) -> Array:

@@ -15,7 +15,7 @@ from offline_meta_rl.envs.base import Array
 from offline_meta_rl.envs.sawyer_scene import MAX_PIXELS, SLIDES, sawyer_model
 from offline_meta_rl.gl import Camera
 
-START = np.array([-0.05, 0.6, 0.25])
+START = np.array([-0.15, 0.6, 0.25])
 START_NOISE = 0.02
 REACH = 0.03
 """Metres that an action of 1 moves the mocap body along an axis."""

@@ -83,7 +83,8 @@ def test_script_opens_each_drawer_and_the_image_shows_it(engine: TwoDrawerSawyer
         assert not result.terminated.any()
         rewards.append(result.reward)
     assert np.diff(rewards, axis=0).min() >= 0.0, "an open drawer stays open"
-    assert (np.sum(rewards, axis=0) > 5).all()
+    left, right = np.sum(rewards, axis=0)
+    assert left > right > 5, "the left drawer is open sooner"
     np.testing.assert_allclose(engine.opening, 0.155 * np.eye(2), atol=0.015)
 
     # The inside of an open drawer is green above its case; the robot's left is the image's right.
@@ -100,7 +101,7 @@ def test_hand_starts_nearer_the_left_drawer() -> None:
     # At rest the arm's weight pulls the hand 4 mm below the mocap body.
     assert np.abs(offset - [0.0, 0.0, -0.004]).max() < START_NOISE + 0.002
     assert np.abs(offset).max(axis=0).min() > 0.7 * START_NOISE
-    assert engine.hand[:, 0].max() < -0.02
+    assert engine.hand[:, 0].max() < -0.1
 
 
 def test_actions_move_the_hand() -> None:
