@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from offline_meta_rl.filter_batch import check_filter_batch
 from offline_meta_rl.gaussian import SLOPE, log_density_scale, squared_errors
 from offline_meta_rl.image_networks import (
     ConvolutionalDecoder,
@@ -82,6 +83,7 @@ class VariationalFilter(nn.Module):
             latent = _chosen(LATENTS, latent, "latent")
         encoder, decoder = _chosen(IMAGE_NETWORKS, image_network, "image_network")
         self.image_shape, self.reward_copies = tuple(image_shape), reward_copies
+        self.action_size = action_size
         self.image_std, self.reward_std = image_std, reward_std
         self.reward_weight, self.prior_reward_weight = reward_weight, prior_reward_weight
         self.autocast = autocast
@@ -138,11 +140,13 @@ class VariationalFilter(nn.Module):
             batch: observation [B, S, C, h, w] uint8, action [B, S, A], reward [B, S], mask [B, S].
             noise: standard normal, [B, S, E].
         """
+        check_filter_batch(batch, self.image_shape, self.action_size)
         images = to_unit(batch["observation"], noise)
         return self.latent.belief(self._filter(images, batch, noise)).transpose(0, 1)
 
     def reconstructions(self, batch: Mapping[str, Tensor], noise: Tensor) -> Tensor:
         """Return decoded images, [B, S, C, h, w] uint8; arguments as of ``beliefs``."""
+        check_filter_batch(batch, self.image_shape, self.action_size)
         images = to_unit(batch["observation"], noise)
         return to_bytes(self._decode(self._filter(images, batch, noise).sample))
 
@@ -159,7 +163,11 @@ class VariationalFilter(nn.Module):
         Returns:
             ``loss``; ``elbo`` in nats; the negative log-likelihoods ``image``, ``reward`` and
             ``prior_reward``, without their weights; ``kl``. Only the loss has gradients.
+
+        Raises:
+            ValueError: a field that is missing or does not fit; see ``check_filter_batch``.
         """
+        check_filter_batch(batch, self.image_shape, self.action_size)
         images = to_unit(batch["observation"], noise)
         filtered = self._filter(images, batch, noise)
         action, noises = batch["action"].transpose(0, 1), noise.transpose(0, 1)

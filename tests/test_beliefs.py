@@ -174,6 +174,39 @@ def test_settings_that_cannot_be() -> None:
         VariationalFilter((3, 16, 16), 2, image_network="other")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mask": None}, r"mask: expected \[B, S\] bool, .* Pad episodes to one length"),
+        ({"reward": None}, r"Expected observation, .*; reward is missing"),
+        ({"action": torch.zeros(4, 5, 3)}, r"action: expected \[B, S, 2\] .* found \[4, 5, 3\]"),
+        (
+            {"observation": torch.zeros(4, 5, 8, 8, 3)},
+            r"observation: expected \[B, S, 3, 8, 8\]",
+        ),
+        (
+            {"observation": torch.zeros(4, 5, 3, 8, 8)},
+            r"observation: expected torch.uint8, found",
+        ),
+        ({"mask": torch.ones(4, 5)}, r"mask: expected torch.bool, found torch.float32"),
+    ],
+)
+def test_batches_that_do_not_fit(change: dict[str, torch.Tensor | None], message: str) -> None:
+    model = small("recurrent")
+    batch = {
+        "observation": torch.zeros(4, 5, 3, 8, 8, dtype=torch.uint8),
+        "action": torch.zeros(4, 5, 2),
+        "reward": torch.zeros(4, 5),
+        "mask": torch.ones(4, 5, dtype=torch.bool),
+    }
+    noise = torch.zeros(4, 5, model.noise_size)
+    model.elbo(batch, noise)
+    given = {name: value for name, value in (batch | change).items() if value is not None}
+    for use in (model.elbo, model.beliefs, model.reconstructions):
+        with pytest.raises(ValueError, match=message):
+            use(given, noise)
+
+
 @every_latent
 def test_nothing_is_left_after_an_update(latent: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made: weakref.WeakSet[LoopLayer] = weakref.WeakSet()
