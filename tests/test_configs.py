@@ -20,9 +20,8 @@ from tests.helpers import make_episodes
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 CONTROLS = ["explorer_no_cql", "explorer_no_expl"]  # overlays on the configs of explorers
-RUNS = sorted(
-    path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in ("defaults", *CONTROLS)
-)
+NO_RUNS = ["defaults", "explorer_sawyer_cpu", *CONTROLS]
+RUNS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in NO_RUNS)
 OVERLAYS = sorted(path.stem for path in CONFIGS.glob("*/*.yaml"))
 HORIZON = 5
 SMALL = {
@@ -179,6 +178,19 @@ def test_control_differs_in_one_thing(name: str, tmp_path: Path) -> None:
         "explorer_no_cql": {"model.conservative_weight": 0.0, "model.filter_from": filter_from},
     }
     assert different == wanted[name]
+
+
+def test_overlay_for_a_cpu_fits_the_sawyer_s_config(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["explorer_two_drawer_sawyer", "explorer_sawyer_cpu"]
+    files = [argument for name in names for argument in ("--config", f"{CONFIGS / name}.yaml")]
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["fit", *files, "--print_config"])
+    merged = yaml.safe_load(capsys.readouterr().out)
+    base, overlay = (read(name) for name in names)
+    for part in ("model", "data"):
+        wanted = base[part]["init_args"] | overlay[part]["init_args"]
+        assert wanted.items() <= merged[part]["init_args"].items()
+    assert merged["trainer"]["max_steps"] > overlay["model"]["init_args"]["filter_steps"]
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
