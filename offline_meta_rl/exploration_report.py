@@ -3,8 +3,9 @@
 ``python -m offline_meta_rl.exploration_report --arm "Ours=runs/a/results.json,runs/b/results.json"
 --arm "No Expl=runs/c/results.json" --picture success.png --diagnosis diagnosis.png``
 
-Each file is one seed. Intervals are 95 %: of the mean over seeds (Student's t), or of one seed's
-meta-episodes (Wilson).
+Each file is one seed. Intervals are 95 % and hold two others: that of the mean over seeds (Student's
+t) and that of all seeds' meta-episodes as one sample (Wilson), so that it is not zero where all
+seeds agree.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from offline_meta_rl.exploration_plots import diagnosis_figure, success_figure
+from offline_meta_rl.exploration_summary import interval
 
 Result = Mapping[str, Any]
 
@@ -35,8 +37,10 @@ def mean_share(shares: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     values = np.array([share["share"] for share in known], dtype=float)
     mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
     half = float(student.ppf(0.975, len(values) - 1)) * error
-    interval = [max(0.0, mean - half), min(1.0, mean + half)]
-    return {"share": mean, "interval": interval, "count": sum(share["count"] for share in known)}
+    count = sum(share["count"] for share in known)
+    low, high = interval(round(sum(share["share"] * share["count"] for share in known)), count)
+    ends = [max(0.0, min(low, mean - half)), min(1.0, max(high, mean + half))]
+    return {"share": mean, "interval": ends, "count": count}
 
 
 def mean_points(results: Sequence[Result]) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from offline_meta_rl.exploration_report import main, mean_points, mean_share, table
-from offline_meta_rl.exploration_summary import share_of
+from offline_meta_rl.exploration_summary import interval, share_of
 
 
 def result(*successes: float, nearest: float = 0.5) -> dict[str, Any]:
@@ -36,13 +36,17 @@ def result(*successes: float, nearest: float = 0.5) -> dict[str, Any]:
     }
 
 
-def test_seeds_are_averaged_with_student_s_interval() -> None:
+def test_seeds_that_differ_have_student_s_interval() -> None:
     values = [0.6, 0.5, 0.4]
     found = mean_points([result(0.5, value) for value in values])
     assert found[1]["success"]["share"] == pytest.approx(0.5)
     expected = stats.t.interval(0.95, 2, loc=0.5, scale=stats.sem(values))
     np.testing.assert_allclose(found[1]["success"]["interval"], expected)
-    assert found[0]["success"]["interval"] == [0.5, 0.5]
+
+
+def test_seeds_that_agree_have_the_interval_of_all_their_meta_episodes() -> None:
+    found = mean_points([result(0.5), result(0.5)])
+    assert found[0]["success"]["interval"] == list(interval(100, 200))
 
 
 def test_one_seed_keeps_its_own_interval_and_none_says_nothing() -> None:
@@ -57,7 +61,7 @@ def test_table() -> None:
     lines = table(arms).splitlines()
     assert lines[0].count("|") == lines[1].count("|") == lines[2].count("|")
     assert lines[2] == (
-        "| Ours | 2 | 0.500 [0.500, 0.500] | 1.000 [1.000, 1.000] | 1.000 | 0.500 | 1.5 |"
+        "| Ours | 2 | 0.500 [0.431, 0.569] | 1.000 [0.981, 1.000] | 1.000 | 0.500 | 1.5 |"
     )
     assert lines[3].startswith("| No CQL | 1 | 0.000 [0.000, 0.037] |")
 
