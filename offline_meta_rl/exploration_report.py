@@ -3,9 +3,9 @@
 ``python -m offline_meta_rl.exploration_report --arm "Ours=runs/a/results.json,runs/b/results.json"
 --arm "No Expl=runs/c/results.json" --picture success.png --diagnosis diagnosis.png``
 
-Each file is one seed. Intervals are 95 % and hold two others: that of the mean over seeds (Student's
-t) and that of all seeds' meta-episodes as one sample (Wilson), so that it is not zero where all
-seeds agree.
+Each file is one seed. Intervals are 95 % and hold two others: the mean's over seeds (Student's t),
+and that of all seeds' meta-episodes as one sample (Wilson), so that seeds that agree do not make
+it zero.
 """
 
 import argparse
