@@ -33,6 +33,7 @@ SMALL = {
         "updates_per_step": 6,
     },
     "LifetimeBuffers": {"lifetime_steps": 60, "warmup_steps": 2, "batch_size": 4},
+    "CQL": {"width": 8},
     "Macaw": {"width": 8, "head_width": 4, "latent_size": 3, "compile": False},
     "PerTaskSAC": {"hidden_size": 8},
     "SAC": {"hidden_size": 8},
