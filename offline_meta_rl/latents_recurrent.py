@@ -30,6 +30,9 @@ class RecurrentLatent(Latent):
         random_size: of z.
         deterministic_size: D.
         hidden_size: width of the hidden layers.
+        memory_steps: steps over which parts of h last at first, from 1 to so many (the "chrono
+            initialisation" of Tallec and Ollivier, 2018); 0 for the GRU's own initialisation,
+            with which h fades within a few steps.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class RecurrentLatent(Latent):
         random_size: int = 64,
         deterministic_size: int = 256,
         hidden_size: int = 256,
+        memory_steps: int = 0,
     ) -> None:
         super().__init__()
         self.noise_size, self.deterministic_size = random_size, deterministic_size
@@ -47,6 +51,8 @@ class RecurrentLatent(Latent):
         self.belief_size = 2 * random_size + deterministic_size
         self.embedding = nn.Linear(random_size + action_size, hidden_size)
         self.gru = nn.GRUCell(hidden_size, deterministic_size)
+        if memory_steps:
+            _remember(self.gru, memory_steps)
         self.prior_hidden = nn.Linear(deterministic_size, hidden_size)
         self.prior_last = nn.Linear(hidden_size, 2 * random_size)
         self.posterior_hidden = nn.Linear(deterministic_size + seen_size, hidden_size)
@@ -226,6 +232,23 @@ class _Recurrence(torch.autograd.Function):
             posterior[1].weight_gradient(posterior[0].outputs),
             posterior[1].bias_gradient(),
         )
+
+
+@torch.no_grad()
+def _remember(gru: nn.GRUCell, steps: int) -> None:
+    """Initialise the update gates so that the parts of h last for 1 to ``steps`` steps.
+
+    A part with u in h_t = (1 - u) n + u h_{t-1} lasts for about 1 / (1 - u) steps, which is 1 + exp
+    of the gate's bias.
+
+    Raises:
+        ValueError: fewer than 2 steps.
+    """
+    if steps < 2:
+        raise ValueError(f"memory_steps: expected 0 or at least 2, found {steps}.")
+    of_update = slice(gru.hidden_size, 2 * gru.hidden_size)
+    gru.bias_ih[of_update] = torch.empty(gru.hidden_size).uniform_(1.0, max(1.0, steps - 1.0)).log()
+    gru.bias_hh[of_update] = 0.0
 
 
 def _by_step(values: Tensor, sizes: list[int]) -> list[tuple[Tensor, ...]]:

@@ -11,6 +11,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from offline_meta_rl.beliefs import LATENTS, VariationalFilter
+from offline_meta_rl.latents_recurrent import RecurrentLatent
 from offline_meta_rl.latents_two_level import TwoLevelLatent
 from offline_meta_rl.recurrence import LoopLayer
 from tests import reference_filter
@@ -172,6 +173,23 @@ def test_settings_that_cannot_be() -> None:
         VariationalFilter((3, 16, 16), 2, latent="other")
     with pytest.raises(ValueError, match=r"image_network: expected one of .*found 'other'"):
         VariationalFilter((3, 16, 16), 2, image_network="other")
+
+
+def test_memory_lasts_for_as_long_as_it_is_told_to() -> None:
+    torch.manual_seed(0)
+    latent = RecurrentLatent(3, 2, random_size=1, deterministic_size=400, memory_steps=50)
+    gru = latent.gru
+    with torch.no_grad():
+        gru.weight_ih.zero_()
+        gru.weight_hh.zero_()
+        gru.bias_ih[800:], gru.bias_hh[800:] = 0.0, 0.0  # the new content is 0
+        kept = gru(torch.zeros(1, 256), torch.ones(1, 400))[0]
+    lasts = 1.0 / (1.0 - kept)
+    assert lasts.min() >= 2.0
+    assert lasts.max() <= 50.0
+    assert lasts.mean().item() == pytest.approx(26.0, abs=2.0)
+    with pytest.raises(ValueError, match="memory_steps: expected 0 or at least 2, found 1"):
+        RecurrentLatent(3, 2, memory_steps=1)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tests.helpers import make_episodes
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 CONTROLS = ["explorer_no_cql", "explorer_no_expl"]  # overlays on the configs of explorers
-NO_RUNS = ["defaults", "explorer_sawyer_cpu", *CONTROLS]
+NO_RUNS = ["defaults", "explorer_sawyer_cpu", "explorer_three_drawers", *CONTROLS]
 RUNS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in NO_RUNS)
 OVERLAYS = sorted(path.stem for path in CONFIGS.glob("*/*.yaml"))
 HORIZON = 5
