@@ -45,6 +45,10 @@ class AwrLearner(OnlineLearner):
     """
 
     updates: ClassVar[Mapping[str, int]] = {"value": 100, "policy": 200}
+    reads: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "value": ("observation", "return_to_go"),
+        "policy": ("observation", "action"),
+    }
 
     def __init__(
         self,
@@ -65,7 +69,7 @@ class AwrLearner(OnlineLearner):
         self.observation_size = observation_size
         self._generated: Layers | None = None  # the policy's weights between updates
         self.bootstrap_advantage, self.sigma = bootstrap_advantage, sigma
-        self.weights = {
+        self.weights: dict[str, Any] = {
             "temperature": temperature,
             "max_weight": max_weight,
             "standardise": standardise_advantages,
@@ -163,7 +167,8 @@ def network(layers: Parameters, observation_size: int) -> Layers:
     result, size = [], observation_size
     for layer in layers:
         if isinstance(layer, LayerParameters):
-            theta = torch.baddbmm(layer.vector[..., None], layer.matrix, layer.latent[..., None])
+            matrix: Any = layer.matrix  # [T, D, Z]; never a ProbedMatrix here
+            theta = torch.baddbmm(layer.vector[..., None], matrix, layer.latent[..., None])
             layer = theta.squeeze(-1)
         weight, bias = split_theta(layer, size)
         result.append((weight, bias[:, None]))

@@ -191,7 +191,7 @@ class FineTuning:
                 continue
             extra = self.learner.prepare(kind, self.replay)
             for rows in self._batches(count):
-                batch = self.replay.gather(rows, self.learner.fields, extra)
+                batch = self.replay.gather(rows, self.learner.reads[kind], extra)
                 found |= self.learner.update(kind, batch, self.generator)
             self.updates_taken[kind] += count
             self._check(found)

@@ -7,7 +7,7 @@ environments of each, B transitions, H steps, O/A observation/action size.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,13 +25,15 @@ class OnlineLearner(ABC):
     """The agents of T tasks while they are fine-tuned.
 
     Attributes:
-        fields: of a transition that ``update`` reads; the replay keeps these.
+        fields: of a transition; the replay keeps these.
+        reads: kind of update -> which of ``fields`` it reads.
         updates: kinds of update, in the order in which they are taken after an episode, with how
             many there are of each unless the user says otherwise.
     """
 
     fields: tuple[str, ...]
-    updates: Mapping[str, int]
+    reads: ClassVar[Mapping[str, tuple[str, ...]]]
+    updates: ClassVar[Mapping[str, int]]
 
     @abstractmethod
     def act(self, observation: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -48,7 +50,8 @@ class OnlineLearner(ABC):
 
         Args:
             kind: one of ``updates``.
-            batch: ``fields`` of B transitions, [T, B, ...], and the columns of ``prepare``.
+            batch: what the kind ``reads`` of B transitions, [T, B, ...], and the columns of
+                ``prepare``.
             generator: on the CPU, for whatever is random.
 
         Returns:
@@ -63,7 +66,7 @@ class OnlineLearner(ABC):
         """
         return {}
 
-    def observe(self, episode: Columns, kept: Tensor) -> None:
+    def observe(self, episode: Columns, kept: Tensor) -> None:  # noqa: B027
         """Take notice of new episodes before the updates: a method that infers its task does.
 
         Args:

@@ -129,9 +129,21 @@ class OnlineReplay:
         Returns:
             Each [T, B, ...].
         """
-        task = torch.arange(self.num_tasks, device=rows.device)[:, None]
-        chosen = {name: self.columns[name] for name in names} | dict(extra)
-        return {name: column[task, rows] for name, column in chosen.items()}
+        columns = {name: self.columns[name] for name in names} | dict(extra)
+        flat = {
+            length: self._flat(rows, length) for length in {c.shape[1] for c in columns.values()}
+        }
+        return {
+            name: column.flatten(0, 1)
+            .index_select(0, flat[column.shape[1]])
+            .unflatten(0, rows.shape)
+            for name, column in columns.items()
+        }
+
+    def _flat(self, rows: Tensor, length: int) -> Tensor:
+        """Return where rows [T, B] are in columns of ``length`` rows, all tasks after another."""
+        first = torch.arange(self.num_tasks, device=rows.device) * length
+        return (rows + first[:, None]).flatten()
 
     def state_dict(self) -> dict[str, Any]:
         """The rows in use, as tensors."""

@@ -162,7 +162,7 @@ class Macaw(MetaModule):
             adapted.policy, self.hparams.observation_size, sigma=self.hparams.sigma
         )
 
-    def fine_tuner(
+    def fine_tuner(  # type: ignore[override]
         self,
         context: TensorDict,
         num_steps: int = 1,
