@@ -8,6 +8,7 @@ numbers of one layer, O/A observation/action size.
 """
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
@@ -144,7 +145,7 @@ class AwrLearner(OnlineLearner):
         return {
             kind: {
                 "parameters": [leaf.detach().cpu().clone() for leaf in self._leaves(kind)],
-                "optimizer": optimizer.state_dict(),
+                "optimizer": deepcopy(optimizer.state_dict()),
             }
             for kind, optimizer in self.optimizers.items()
         }

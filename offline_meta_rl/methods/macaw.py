@@ -189,7 +189,8 @@ class Macaw(MetaModule):
         """
         meta_parameters, settings, num_tasks = self.meta_parameters(), self.settings, len(context)
         adapted = inner_loop(meta_parameters, dict(context), num_steps=num_steps, settings=settings)
-        layers: list[Any] = [adapted.policy, adapted.value]
+        thetas = (adapted.policy, adapted.value)
+        layers: list[Any] = [[theta.expand(num_tasks, -1) for theta in part] for part in thetas]
         if parameters == "all":
             layered = (adapted.policy_layers, adapted.value_layers)
             layers = [[layer.parameters(num_tasks) for layer in part] for part in layered]
