@@ -18,14 +18,11 @@ import torch
 
 from callbacks.fine_tuning_bar import FineTuningBar
 from callbacks.fine_tuning_checks import check_fine_tuning, load_state, weights_digest
+from callbacks.fine_tuning_result import write_fine_tuning
 from callbacks.interrupt import Interrupted, StopRequest, resume_command
-from callbacks.measure import contexts_of, describe_run, evaluated_tasks
-from callbacks.watch_beliefs import to_wandb
-from offline_meta_rl.fine_tuning_report import curves, improvement, milestones, summary
+from callbacks.measure import contexts_of, evaluated_tasks
 from offline_meta_rl.fine_tuning_settings import FineTuningSettings
-from offline_meta_rl.plots import fine_tuning_curves
 from offline_meta_rl.protocol import Protocol
-from offline_meta_rl.results import write_json
 
 if TYPE_CHECKING:
     from offline_meta_rl.fine_tuning import FineTuning
@@ -136,7 +133,8 @@ class FineTuneOnline(lightning.Callback):
             compared = {**compared, "after_fine_tuning": run.compare()}
         finally:
             run.close()
-        self._report(trainer, method, run, tasks, compared)
+        extra = {"settings": self.settings.to_dict(), "learner": self.learner}
+        write_fine_tuning(trainer, run, tasks, compared, extra, self.name)
         state_path.unlink(missing_ok=True)
 
     def _protocol(self, datamodule: Any) -> Protocol:
@@ -254,56 +252,6 @@ class FineTuneOnline(lightning.Callback):
         found |= {f"{self.name}/{name}": value for name, value in metrics.items()}
         for logger in trainer.loggers:
             logger.log_metrics(found, step=int(np.mean(point["steps"])))
-
-    def _report(
-        self,
-        trainer: lightning.Trainer,
-        method: Any,
-        run: "FineTuning",
-        tasks: list[int],
-        compared: Mapping[str, Any],
-    ) -> None:
-        """Write the result file and the picture."""
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        references = {
-            name: np.asarray(values, dtype=np.float64)[tasks]
-            for name, values in datamodule.dataset.manifest.reference_returns.items()
-            if name != "stages"
-        }
-        of_tasks = curves(run.curve, tasks)
-        content = {
-            "tasks": tasks,
-            "curves": of_tasks,
-            "return_after_steps": milestones(of_tasks, self.settings.environment_steps),
-            **{when: summary(returns, tasks) for when, returns in compared.items()},
-            "improvement": improvement(
-                compared["after_adaptation"], compared["after_fine_tuning"], tasks
-            ),
-            "references": references,
-            "episodes": run.episodes,
-            "diverged_episodes": dict(zip(tasks, run.diverged.tolist(), strict=True)),
-            "updates": run.updates_taken,
-            "settings": self.settings.to_dict(),
-            "learner": self.learner,
-            **describe_run(method, datamodule, _trained_steps(trainer)),
-        }
-        root = Path(trainer.default_root_dir)
-        write_json(root / f"{self.name}.json", content)
-        for index, task in enumerate(tasks):
-            own = {name: float(values[index]) for name, values in references.items()}
-            of_tasks[str(task)]["references"] = own
-        warmup = self.settings.warmup_episodes * datamodule.family.horizon
-        picture = root / f"{self.name}.png"
-        fine_tuning_curves(of_tasks, picture, warmup_steps=warmup)
-        to_wandb(trainer, f"{self.name}/figure", picture)
-
-
-def _trained_steps(trainer: lightning.Trainer) -> int:
-    """Return the outer steps of the checkpoint that is fine-tuned."""
-    if not trainer.ckpt_path:
-        return trainer.global_step
-    checkpoint = torch.load(trainer.ckpt_path, map_location="cpu", weights_only=True, mmap=True)
-    return int(checkpoint["global_step"])
 
 
 def _save(state: Mapping[str, Any], path: Path) -> None:
