@@ -21,6 +21,7 @@ from callbacks.fine_tuning_checks import check_fine_tuning, load_state, weights_
 from callbacks.fine_tuning_result import write_fine_tuning
 from callbacks.interrupt import Interrupted, StopRequest, resume_command
 from callbacks.measure import contexts_of, evaluated_tasks
+from offline_meta_rl.fine_tuning_report import mean_return
 from offline_meta_rl.fine_tuning_settings import FineTuningSettings
 from offline_meta_rl.protocol import Protocol
 
@@ -220,7 +221,7 @@ class FineTuneOnline(lightning.Callback):
                     for point in run.curve[logged:]:
                         self._log(trainer, point, tasks, run.metrics)
                     logged = len(run.curve)
-                    mean = float(np.nanmean(run.curve[-1]["returns"]))
+                    mean = mean_return([mean_return(row) for row in run.curve[-1]["returns"]])
                     bar.show(run.steps.tolist(), mean, last=run.done)
                     stop = request.received is not None and not run.done
                     due = self.save_every and run.episodes % self.save_every == 0
@@ -245,10 +246,10 @@ class FineTuneOnline(lightning.Callback):
         metrics: Mapping[str, float],
     ) -> None:
         """Send one point of the curve to the loggers, against mean environment steps."""
-        returns = np.asarray(point["returns"])
-        found = {f"{self.name}/return": float(np.nanmean(returns))}
-        for task, row in zip(tasks, returns, strict=True):
-            found[f"{self.name}/return_task_{task}"] = float(np.nanmean(row))
+        means = [mean_return(row) for row in point["returns"]]
+        found = {f"{self.name}/return": mean_return(means)}
+        for task, mean in zip(tasks, means, strict=True):
+            found[f"{self.name}/return_task_{task}"] = mean
         found |= {f"{self.name}/{name}": value for name, value in metrics.items()}
         for logger in trainer.loggers:
             logger.log_metrics(found, step=int(np.mean(point["steps"])))

@@ -38,6 +38,9 @@ class FineTuning:
             stays in the replay.
         num_threads: of the simulator; None for one per core.
 
+    Raises:
+        ValueError: kinds of update the learner does not have, or no update would ever be taken.
+
     Attributes:
         episodes: collected in each task so far.
         steps: environment steps collected so far, [T].
@@ -62,6 +65,7 @@ class FineTuning:
         self.learner, self.family, self.settings = learner, family, settings
         self.num_tasks, self.discount = len(parameters), discount
         self.updates = settings.updates_of(learner.updates)
+        settings.check_updates(family.horizon)
         self.replay = OnlineReplay(
             self.num_tasks,
             settings.replay_size,

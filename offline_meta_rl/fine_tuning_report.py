@@ -72,7 +72,7 @@ def curves(points: Sequence[Mapping[str, Any]], tasks: Sequence[int]) -> dict[st
         str(task): {
             "steps": [int(point["steps"][index]) for point in points],
             "returns": [list(point["returns"][index]) for point in points],
-            "return": [_mean(point["returns"][index]) for point in points],
+            "return": [mean_return(point["returns"][index]) for point in points],
         }
         for index, task in enumerate(tasks)
     }
@@ -95,11 +95,12 @@ def milestones(of_tasks: Mapping[str, Any], environment_steps: int) -> dict[str,
     return found
 
 
+def mean_return(row: Sequence[float]) -> float:
+    """Return the mean of the returns that are not NaN; NaN if there are none."""
+    values = _counted(row)
+    return float(values.mean()) if len(values) else float("nan")
+
+
 def _counted(row: Sequence[float]) -> Array:
     values = np.asarray(row, dtype=np.float64)
     return values[~np.isnan(values)]
-
-
-def _mean(row: Sequence[float]) -> float:
-    values = _counted(row)
-    return float(values.mean()) if len(values) else float("nan")

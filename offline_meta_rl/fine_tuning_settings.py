@@ -62,6 +62,24 @@ class FineTuningSettings:
                 f"{self.batch_size}: no batch would ever be full."
             )
 
+    def check_updates(self, horizon: int) -> None:
+        """Check that there will be updates at all.
+
+        Args:
+            horizon: steps of the longest episode.
+
+        Raises:
+            ValueError: the fine-tuning would end before its first update.
+        """
+        warmup = self.warmup_episodes * horizon
+        rows = self.environment_steps + self.keep_context * self.context_size
+        if warmup >= self.environment_steps or rows < self.batch_size:
+            raise ValueError(
+                f"No update would be taken: environment_steps is {self.environment_steps}, "
+                f"warmup_episodes {self.warmup_episodes} of up to {horizon} steps, batch_size "
+                f"{self.batch_size}. Raise the first, or lower one of the others."
+            )
+
     def updates_of(self, usual: Mapping[str, int]) -> dict[str, int]:
         """Return how many updates of each kind follow an episode, in the method's order.
 

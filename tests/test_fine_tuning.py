@@ -147,7 +147,8 @@ def test_points_of_the_curve_come_every_so_many_episodes_and_at_the_end() -> Non
 
 
 def test_fallers_go_on_until_the_slowest_has_its_steps_and_what_diverged_is_dropped() -> None:
-    run, recorder = recorded([[4, 0], [2, 0], [3, 1]], environment_steps=7)
+    parameters = [[4.0, 0], [2, 0], [3, 1]]
+    run, recorder = recorded(parameters, environment_steps=7, warmup_episodes=1)
     assert run.episodes == 4
     assert run.steps.tolist() == [16, 8, 12]
     assert run.diverged.tolist() == [0, 0, 4]
@@ -181,7 +182,7 @@ def test_defaults_are_the_authors_schedule() -> None:
     assert (settings.environment_steps, settings.keep_context) == (20_000, False)
     assert settings.updates_of(AwrLearner.updates) == {"value": 100, "policy": 200}
     assert list(settings.updates_of(AwrLearner.updates)) == ["value", "policy"]
-    run, recorder = recorded([[20, 0]], warmup_episodes=26, batch_size=2, environment_steps=108)
+    run, recorder = recorded([[20, 0]], warmup_episodes=26, batch_size=2, environment_steps=107)
     assert run.episodes == 27
     before = recorder.events[: recorder.events.index(("prepare", "critic", [108]))]
     assert sum(event[0] == "observe" for event in before) == 27
@@ -260,6 +261,16 @@ def test_numbers_that_are_not_finite_stop_it_and_name_the_task() -> None:
 def test_bad_settings_are_named(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         FineTuningSettings(**options)
+
+
+@pytest.mark.parametrize(
+    "options", [{"environment_steps": 5200}, {"batch_size": 3000, "environment_steps": 2900}]
+)
+def test_a_fine_tuning_without_updates_is_refused(options: dict[str, int]) -> None:
+    settings = FineTuningSettings(**options, warmup_episodes=26 if len(options) == 1 else 0)
+    with pytest.raises(ValueError, match="No update would be taken: environment_steps is"):
+        settings.check_updates(200)
+    replace(settings, environment_steps=5201).check_updates(200)
 
 
 def test_unknown_kinds_and_options_are_named() -> None:
