@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,10 +123,14 @@ class FineTuneOnline(lightning.Callback):
         identity = self._identity(method, datamodule, tasks)
         state_path = Path(trainer.default_root_dir) / "checkpoints" / f"{self.name}.ckpt"
         state = None if self.fresh else load_state(state_path, identity)
-        run, unadapted = self._prepare(method, datamodule, protocol, tasks)
+        built = (method, datamodule, protocol, tasks)
+        if state is None:
+            with closing(self._build(*built, num_steps=0)) as unadapted:
+                before = unadapted.compare()
+        run = self._build(*built, num_steps=self.settings.adaptation_steps)
         try:
             if state is None:
-                compared = {"before_adaptation": unadapted(), "after_adaptation": run.compare()}
+                compared = {"before_adaptation": before, "after_adaptation": run.compare()}
             else:
                 run.load_state_dict(state["run"])
                 compared = state["compared"]
@@ -161,46 +166,35 @@ class FineTuneOnline(lightning.Callback):
             "dataset": datamodule.dataset.checksum,
         }
 
-    def _prepare(
-        self, method: Any, datamodule: Any, protocol: Protocol, tasks: list[int]
-    ) -> tuple["FineTuning", Any]:
-        """Adapt; return the fine-tuning, and a function that measures the unadapted agents."""
+    def _build(
+        self, method: Any, datamodule: Any, protocol: Protocol, tasks: list[int], *, num_steps: int
+    ) -> "FineTuning":
+        """Adapt with a number of gradient steps; return the fine-tuning that starts there."""
         from offline_meta_rl.evaluation import fixed_seed  # imports the simulators
         from offline_meta_rl.fine_tuning import FineTuning
 
         method.eval()
-        steps, seed = self.settings.adaptation_steps, self.settings.seed
+        settings = self.settings
         context = contexts_of(datamodule, protocol).to(method.device)
-        with fixed_seed(seed, method.device), torch.enable_grad():
-            agents = [method.fine_tuner(context, n, **self.learner) for n in (0, steps)]
+        with fixed_seed(settings.seed, method.device), torch.enable_grad():
+            agents = method.fine_tuner(context, num_steps, **self.learner)
         kept = datamodule.context(
             tasks,
-            self.settings.context_size,
-            seed=seed,
-            fields=agents[0].fields,
+            settings.context_size,
+            seed=settings.seed,
+            fields=agents.fields,
             slice=self.context_slice,
-        ).to(method.device)
+        )
         manifest = datamodule.dataset.manifest
-        parameters = np.asarray(manifest.task_parameters, dtype=np.float64)[tasks]
-        runs = [
-            FineTuning(
-                agent,
-                datamodule.family,
-                parameters,
-                self.settings,
-                discount=float(datamodule.hparams["discount"]),
-                context=kept,
-                num_threads=self.num_threads,
-            )
-            for agent in agents
-        ]
-
-        def unadapted() -> list[list[float]]:
-            returns = runs[0].compare()
-            runs[0].close()
-            return returns
-
-        return runs[1], unadapted
+        return FineTuning(
+            agents,
+            datamodule.family,
+            np.asarray(manifest.task_parameters, dtype=np.float64)[tasks],
+            settings,
+            discount=float(datamodule.hparams["discount"]),
+            context=kept.to(method.device),
+            num_threads=self.num_threads,
+        )
 
     def _run(
         self,
