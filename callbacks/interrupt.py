@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, write a checkpoint, say how to resume."""
+"""Ctrl-C and SIGTERM: finish the step, write the state, say how to resume."""
 
 import os
 import shlex
@@ -14,20 +14,55 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(Exception):
-    """Training was stopped by a signal after its checkpoint was written.
+    """A run was stopped by a signal after its state was written.
 
     Args:
-        step: outer steps done.
-        checkpoint: where the state after that step is.
+        done: what was done, as in "step 12".
+        resume: the command that goes on from there.
         signal_number: the signal that stopped it.
     """
 
-    def __init__(self, step: int, checkpoint: Path, signal_number: int) -> None:
-        super().__init__(
-            f"Interrupted after step {step}; the state is saved. Resume with\n"
-            f"    lightning fit --ckpt_path {shlex.quote(str(checkpoint))}"
-        )
+    def __init__(self, done: str, resume: str, signal_number: int) -> None:
+        super().__init__(f"Interrupted after {done}; the state is saved. Resume with\n    {resume}")
         self.signal_number = signal_number
+
+
+def resume_command(subcommand: str, checkpoint: Path) -> str:
+    """Return the command that goes on from a checkpoint."""
+    return f"lightning {subcommand} --ckpt_path {shlex.quote(str(checkpoint))}"
+
+
+class StopRequest:
+    """Notes that the process is asked to stop; a second signal ends it at once.
+
+    Args:
+        unit: what is finished first, for the message.
+    """
+
+    def __init__(self, unit: str) -> None:
+        self.unit = unit
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def install(self) -> None:
+        """Take over the signals."""
+        self.received = None
+        for number in SIGNALS:
+            self._previous[number] = signal.signal(number, self._receive)
+
+    def restore(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        self.received = number
+        print(f"\nStopping at the end of this {self.unit}; once more to stop at once.", flush=True)
 
 
 class Interrupt(Checkpoint):
@@ -42,22 +77,11 @@ class Interrupt(Checkpoint):
 
     def __init__(self, filename: str = "interrupted.ckpt") -> None:
         self.filename = filename
-        self.received: int | None = None
-        self._previous: dict[int, Any] = {}
+        self.request = StopRequest("step")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over the signals; Lightning has installed its own handlers by now."""
-        self.received = None
-        for number in SIGNALS:
-            self._previous[number] = signal.signal(number, self._receive)
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
-        self.received = number
-        print("\nStopping at the end of this step; once more to stop at once.", flush=True)
+        self.request.install()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: object
@@ -67,26 +91,25 @@ class Interrupt(Checkpoint):
         Raises:
             Interrupted: tells how to resume.
         """
-        stop = self.received is not None
+        stop = self.request.received is not None
         if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         if not stop:
             return
         path = Path(trainer.default_root_dir) / "checkpoints" / self.filename
         trainer.save_checkpoint(path)
-        raise Interrupted(trainer.global_step, path, self.received or signal.SIGTERM)
+        raise Interrupted(
+            f"step {trainer.global_step}",
+            resume_command("fit", path),
+            self.request.received or signal.SIGTERM,
+        )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Give the signals back."""
-        self._restore()
+        self.request.restore()
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         """Give the signals back."""
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
+        self.request.restore()

@@ -1,4 +1,4 @@
-"""The command line: ``lightning fit | validate | test | predict``, and ``lightning data``.
+"""The command line: ``lightning fit | validate | test | predict | finetune | data``.
 
 The only module that knows every package. Three things are added to Lightning's own command:
 shared defaults that do not depend on the working directory, callbacks that every run has whatever
@@ -27,6 +27,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from callbacks.fine_tune_online import FineTuneOnline
 from callbacks.interrupt import Interrupt, Interrupted
 from callbacks.monitor import Monitor
 from callbacks.progress import Progress
@@ -127,8 +128,56 @@ class Parser(LightningArgumentParser):
             super().print_usage(file)
 
 
+class FineTuningTrainer(Trainer):
+    """Lightning's trainer with one more entry point."""
+
+    def finetune(
+        self,
+        model: LightningModule | None = None,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+    ) -> None:
+        """Fine-tune a meta-trained checkpoint online on its held-out tasks.
+
+        Args:
+            model: the method.
+            datamodule: its data.
+            ckpt_path: the checkpoint; it holds method, data and settings.
+
+        Raises:
+            ValueError: no checkpoint.
+        """
+        if ckpt_path is None:
+            raise ValueError(
+                "Fine-tuning starts from a meta-trained checkpoint: expected --ckpt_path, found "
+                "none. Pass --ckpt_path runs/<run>/checkpoints/last.ckpt."
+            )
+        with warnings.catch_warnings():  # of callbacks of the meta-training, which are not needed
+            warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
+            warnings.filterwarnings("ignore", message="The dirpath has changed")
+            self.test(model, datamodule=datamodule, ckpt_path=ckpt_path, verbose=False)
+
+
 class CommandLine(LightningCLI):
     """Lightning's command line with shared callbacks and self-sufficient checkpoints."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's own subcommands, and ``finetune``."""
+        return {**LightningCLI.subcommands(), "finetune": {"model", "datamodule"}}
+
+    def _prepare_subcommand_parser(
+        self, klass: type, subcommand: str, **kwargs: Any
+    ) -> LightningArgumentParser:
+        """Give ``finetune`` its own key."""
+        if subcommand != "finetune":
+            return super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser = self.init_parser(**kwargs)
+        self._add_arguments(parser)
+        parser.add_lightning_class_args(FineTuneOnline, "finetune")
+        parser.add_argument("--ckpt_path", type=str | None, help="the meta-trained checkpoint")
+        self._subcommand_method_arguments[subcommand] = ["ckpt_path"]
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Give each shared callback its own top-level key."""
@@ -158,6 +207,8 @@ class CommandLine(LightningCLI):
                 f"{given} holds no config; expected a checkpoint written by `lightning fit`. "
                 "Give the run's config too: --config FILE."
             )
+        if arguments[position] == "finetune":
+            config["trainer"].pop("callbacks", None)  # they belong to the meta-training
         path = folder / "stored.yaml"
         path.write_text(yaml.safe_dump(config))
         return [*arguments[: position + 1], "--config", str(path), *arguments[position + 1 :]]
@@ -198,6 +249,7 @@ def run(arguments: Sequence[str] | None = None) -> CommandLine:
     return CommandLine(
         LightningModule,
         LightningDataModule,
+        trainer_class=FineTuningTrainer,
         subclass_mode_model=True,
         subclass_mode_data=True,
         save_config_callback=StoreConfig,

@@ -53,8 +53,30 @@ def adapt(
         The generated layers after 0, 1, ..., ``num_steps`` steps; [T, D] each. After the last step
         there are ``num_kept`` of them.
     """
+    return adapt_layers(
+        layers,
+        step_sizes,
+        loss,
+        num_tasks=num_tasks,
+        num_steps=num_steps,
+        num_kept=num_kept,
+        first_order=first_order,
+    )[0]
+
+
+def adapt_layers(
+    layers: Sequence[LayerParameters],
+    step_sizes: Tensor,
+    loss: InnerLoss,
+    *,
+    num_tasks: int,
+    num_steps: int,
+    num_kept: int | None = None,
+    first_order: bool = False,
+) -> tuple[list[list[Tensor]], list["AdaptedLayer"]]:
+    """Do what ``adapt`` does; return the layers too, with each task's own (z, M, c) in factors."""
     num_layers = len(layers)
-    adapted = [_AdaptedLayer(layer, sizes) for layer, sizes in zip(layers, step_sizes, strict=True)]
+    adapted = [AdaptedLayer(layer, sizes) for layer, sizes in zip(layers, step_sizes, strict=True)]
     thetas = [generate(layer).expand(num_tasks, -1) for layer in layers]
     trajectory = [thetas]
     for step in range(num_steps):
@@ -69,10 +91,10 @@ def adapt(
             for layer, gradient in zip(adapted[:kept], gradients, strict=True)
         ]
         trajectory.append(thetas)
-    return trajectory
+    return trajectory, adapted
 
 
-class _AdaptedLayer:
+class AdaptedLayer:
     """One layer of T tasks after some steps: own z and c, and the rank-one terms of M."""
 
     def __init__(self, layer: LayerParameters, step_sizes: Tensor) -> None:
@@ -101,3 +123,18 @@ class _AdaptedLayer:
             overlap = (past_latent * self.latent).sum(dim=-1, keepdim=True)
             theta = theta - self.matrix_step * overlap * past_gradient
         return theta
+
+    def parameters(self, num_tasks: int) -> LayerParameters:
+        """Return z [T, Z], M [T, D, Z] and c [T, D] of every task, formed from the factors.
+
+        Args:
+            num_tasks: T.
+        """
+        if not isinstance(self.matrix, Tensor):
+            raise TypeError("A matrix that carries probes has no value of its own for each task.")
+        matrix = self.matrix.expand(num_tasks, -1, -1)
+        for gradient, latent in self.factors:
+            matrix = matrix - self.matrix_step * gradient[..., None] * latent[:, None]
+        return LayerParameters(
+            self.latent.expand(num_tasks, -1), matrix, self.vector.expand(num_tasks, -1)
+        )

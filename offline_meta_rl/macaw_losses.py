@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from offline_meta_rl import functional, networks
-from offline_meta_rl.inner import adapt
+from offline_meta_rl.inner import AdaptedLayer, adapt_layers
 from offline_meta_rl.networks import LayerParameters, ProbedMatrix
 
 Batch = Mapping[str, Tensor]
@@ -41,10 +41,15 @@ class MetaParameters(NamedTuple):
 
 
 class Adapted(NamedTuple):
-    """The generated layers of T tasks after the inner loop; the policy without advantage head."""
+    """The generated layers of T tasks after the inner loop; the policy without advantage head.
+
+    The last two hold the same layers as (z, M, c) of each task.
+    """
 
     policy: list[Tensor]
     value: list[Tensor]
+    policy_layers: list[AdaptedLayer]
+    value_layers: list[AdaptedLayer]
 
 
 @dataclass(frozen=True)
@@ -128,7 +133,7 @@ def inner_loop(
     not depend on the policy: step k of the policy uses the value function after k + 1 steps.
     """
     batches = _step_batches(data, num_steps, settings)
-    values = _adapt_value(parameters, batches, settings)
+    values, value_layers = _adapt_value(parameters, batches, settings)
     advantages = [
         _advantage(value, batch, settings) for value, batch in zip(values[1:], batches, strict=True)
     ]
@@ -148,7 +153,7 @@ def inner_loop(
             loss = loss + coefficient * functional.advantage_loss(predicted, advantages[step])
         return loss.sum()
 
-    policies = adapt(
+    policies, policy_layers = adapt_layers(
         parameters.policy,
         settings.step_sizes(parameters.policy_step_sizes),
         policy_loss,
@@ -157,7 +162,8 @@ def inner_loop(
         num_kept=settings.num_action_layers,
         first_order=settings.first_order,
     )
-    return Adapted(policies[-1][: settings.num_action_layers], values[-1])
+    kept = settings.num_action_layers
+    return Adapted(policies[-1][:kept], values[-1], policy_layers[:kept], value_layers)
 
 
 def _step_batches(data: Batch, num_steps: int, settings: Settings) -> list[Batch]:
@@ -169,14 +175,14 @@ def _step_batches(data: Batch, num_steps: int, settings: Settings) -> list[Batch
 
 def _adapt_value(
     parameters: MetaParameters, batches: list[Batch], settings: Settings, *, shrink: float = 1.0
-) -> list[list[Tensor]]:
+) -> tuple[list[list[Tensor]], list[AdaptedLayer]]:
     """Return the value function's layers after 0, 1, ... steps of ``shrink`` times their size."""
 
     def loss(thetas: list[Tensor], step: int) -> Tensor:
         value = networks.value_forward(thetas, batches[step]["observation"])
         return functional.value_loss(value, batches[step]["return_to_go"]).sum()
 
-    return adapt(
+    return adapt_layers(
         parameters.value,
         shrink * settings.step_sizes(parameters.value_step_sizes),
         loss,
@@ -189,7 +195,7 @@ def _adapt_value(
 def _target_value(parameters: MetaParameters, data: Batch, settings: Settings) -> list[Tensor]:
     # 0.9 phi + 0.1 phi' after one step is one step of a tenth of the size. No gradient.
     constant = pytree.tree_map(_constant, parameters.value, is_leaf=_is_probed)
-    return _adapt_value(parameters._replace(value=constant), [data], settings, shrink=0.1)[-1]
+    return _adapt_value(parameters._replace(value=constant), [data], settings, shrink=0.1)[0][-1]
 
 
 def _bootstrap(value: list[Tensor], batch: Batch) -> Tensor:

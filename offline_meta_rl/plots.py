@@ -78,8 +78,45 @@ def lifetime_curves(curves: Sequence[Mapping[str, Any]], path: str | Path) -> No
     save_figure(figure, path)
 
 
+def fine_tuning_curves(
+    curves: Mapping[str, Mapping[str, Any]], path: str | Path, *, warmup_steps: float | None = None
+) -> None:
+    """Draw the return of every task against environment steps, and their mean.
+
+    Args:
+        curves: task -> ``steps``, ``return`` and ``references``, name -> return, of which random
+            actions and the best behaviour are drawn, as means over tasks.
+        path: of the PNG; replaced when complete.
+        warmup_steps: before these nothing was updated; None draws no line.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0, 4.0), layout="constrained")
+    axes = figure.subplots()
+    for task, curve in curves.items():
+        axes.plot(*binned(curve["steps"], curve["return"]), linewidth=0.9, label=f"task {task}")
+    mean = [
+        np.mean([curve[key] for curve in curves.values()], axis=0) for key in ("steps", "return")
+    ]
+    axes.plot(*binned(*mean), color="black", linewidth=2.0, label="mean")
+    for name, line in (("best_behaviour", ":"), ("random", "--")):
+        known = [curve["references"][name] for curve in curves.values() if curve.get("references")]
+        if known:
+            axes.axhline(
+                float(np.mean(known)), color="black", linestyle=line, label=name.replace("_", " ")
+            )
+    if warmup_steps is not None:
+        axes.axvline(warmup_steps, color="tab:grey", linewidth=0.8, label="first update")
+    axes.set(xlabel="environment steps of each task", ylabel="return, mean actions")
+    axes.grid(alpha=0.3)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize="small")
+    save_figure(figure, path)
+
+
 def binned(
-    steps: NDArray[np.int64], returns: NDArray[np.float64], count: int = 50
+    steps: Sequence[float] | NDArray[Any],
+    returns: Sequence[float] | NDArray[np.float64],
+    count: int = 50,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return means of steps and returns over ``count`` groups of successive episodes."""
     groups = min(count, len(steps))

@@ -32,6 +32,7 @@ LAYERS: list[set[str]] = [
         "exploration_summary",
         "explore",
         "film_strip",
+        "fine_tuning",
         "pack_behaviour",
         "references",
         "rollout",
@@ -50,6 +51,8 @@ WITHOUT_SIMULATOR = (
     "data",
     "storage",
     "export",
+    "awr_learner",
+    "online_replay",
     "methods.macaw",
     "methods.base",
 )

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from offline_meta_rl.compiling import CompiledOrEager
 from offline_meta_rl.networks import BatchedPolicy
+from offline_meta_rl.online_learner import OnlineLearner
 
 
 class MetaModule(lightning.LightningModule):
@@ -69,6 +70,20 @@ class MetaModule(lightning.LightningModule):
         tensors = check_context(context, self.hparams)
         batch = TensorDict({name: value[None].to(self.device) for name, value in tensors.items()})
         return self.adapt_tasks(batch.auto_batch_size_(2), num_steps).task(0)
+
+    def fine_tuner(self, context: TensorDict, num_steps: int = 1, **options: Any) -> OnlineLearner:
+        """Adapt to T tasks from their contexts [T, B]; return agents that go on learning online.
+
+        Keyword arguments beyond these are the method's own settings of fine-tuning; a user gives
+        them as ``--finetune.learner``.
+
+        Raises:
+            TypeError: if the method does not learn online.
+        """
+        raise TypeError(
+            f"{type(self).__name__} cannot be fine-tuned online: it does not implement fine_tuner. "
+            "Pass a checkpoint of a method that does, such as Macaw."
+        )
 
     def held_out_losses(self, context: TensorDict, query: TensorDict) -> dict[str, Tensor]:
         """Return losses on ``query`` [T, B] after adapting on ``context``; none by default."""
@@ -213,7 +228,7 @@ class MetaModule(lightning.LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the method's name and the random state; refuse to save what is not finite."""
+        """Keep method, random state and dataset by name; refuse to save what is not finite."""
         for name, parameter in self.named_parameters():
             if not torch.isfinite(parameter).all():
                 raise FloatingPointError(
@@ -222,6 +237,10 @@ class MetaModule(lightning.LightningModule):
                 )
         checkpoint["method"] = f"{type(self).__module__}.{type(self).__qualname__}"
         checkpoint["random_state"] = _random_state()
+        dataset = getattr(getattr(self._trainer, "datamodule", None), "dataset", None)
+        if dataset is not None:
+            own = {"environment": dataset.manifest.environment["id"], "checksum": dataset.checksum}
+            checkpoint["dataset"] = own
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check the method; keep the random state for ``on_train_start``.

@@ -17,6 +17,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from offline_meta_rl import networks
+from offline_meta_rl.awr_learner import AwrLearner
 from offline_meta_rl.macaw_losses import Batch, MetaParameters, Settings, inner_loop, meta_loss
 from offline_meta_rl.meta_gradient import meta_gradient
 from offline_meta_rl.methods.base import MetaModule
@@ -159,6 +160,51 @@ class Macaw(MetaModule):
         )
         return BatchedPolicy.from_thetas(
             adapted.policy, self.hparams.observation_size, sigma=self.hparams.sigma
+        )
+
+    def fine_tuner(  # type: ignore[override]
+        self,
+        context: TensorDict,
+        num_steps: int = 1,
+        *,
+        parameters: Literal["theta", "all"] = "theta",
+        policy_learning_rate: float = 1e-5,
+        value_learning_rate: float = 1e-5,
+        bootstrap_advantage: bool = True,
+        temperature: float | None = None,
+        compile: bool = False,
+    ) -> AwrLearner:
+        """Adapt to T tasks (Algorithm 2); return agents that go on by advantage weighting.
+
+        Args:
+            context: as for ``adapt_tasks``.
+            num_steps: gradient steps of the adaptation.
+            parameters: what a task's agent fine-tunes: its generated weights ``theta``, or, as the
+                authors, ``all``: a z, M and c of its own for every layer, a hundred times as much.
+            policy_learning_rate: of Adam.
+            value_learning_rate: of Adam.
+            bootstrap_advantage: authors: advantages use R + gamma^k V(s_end) in place of R.
+            temperature: T of Eq. 1; None for that of meta-training.
+            compile: compile the losses; falls back to eager with a warning.
+        """
+        meta_parameters, settings, num_tasks = self.meta_parameters(), self.settings, len(context)
+        adapted = inner_loop(meta_parameters, dict(context), num_steps=num_steps, settings=settings)
+        thetas = (adapted.policy, adapted.value)
+        layers: list[Any] = [[theta.expand(num_tasks, -1) for theta in part] for part in thetas]
+        if parameters == "all":
+            layered = (adapted.policy_layers, adapted.value_layers)
+            layers = [[layer.parameters(num_tasks) for layer in part] for part in layered]
+        return AwrLearner(
+            *layers,
+            observation_size=self.hparams.observation_size,
+            policy_learning_rate=policy_learning_rate,
+            value_learning_rate=value_learning_rate,
+            bootstrap_advantage=bootstrap_advantage,
+            sigma=self.hparams.sigma,
+            temperature=self.hparams.temperature if temperature is None else temperature,
+            max_weight=self.hparams.max_weight,
+            standardise_advantages=self.hparams.standardise_advantages,
+            compile=compile,
         )
 
     def held_out_losses(self, context: TensorDict, query: TensorDict) -> dict[str, Tensor]:

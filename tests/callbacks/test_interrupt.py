@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from callbacks.checkpoints import LastCheckpoint
-from callbacks.interrupt import Interrupt, Interrupted
+from callbacks.interrupt import Interrupt, Interrupted, resume_command
 from tests.small_module import CountingData, Small
 
 STEPS = 12
@@ -75,7 +75,8 @@ def test_resumed_equals_uninterrupted(
 
 
 def test_message_is_a_command() -> None:
-    error = Interrupted(7, Path("my runs/x.ckpt"), signal.SIGINT)
+    command = resume_command("fit", Path("my runs/x.ckpt"))
+    error = Interrupted("step 7", command, signal.SIGINT)
     assert str(error).splitlines()[1].strip() == "lightning fit --ckpt_path 'my runs/x.ckpt'"
 
 

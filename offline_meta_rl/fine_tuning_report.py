@@ -1,0 +1,106 @@
+"""What a fine-tuning came to: curves of all tasks, start against end with intervals.
+
+Shapes: T tasks, E episodes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import bootstrap
+
+Array = NDArray[np.float64]
+RESAMPLES = 2000
+
+
+def interval(returns: Sequence[Array], seed: int = 0) -> list[float] | None:
+    """Return the 95 % bootstrap interval of the mean over tasks of each task's mean return.
+
+    Episodes are drawn anew within each task; the tasks stay as they are, because the statement is
+    about these.
+
+    Args:
+        returns: of each of the T tasks, [E] or fewer.
+        seed: of the draws.
+
+    Returns:
+        [low, high]; None where a task has fewer than two episodes.
+    """
+    if min(len(values) for values in returns) < 2:
+        return None
+
+    def mean_of_means(*groups: Array, axis: int = -1) -> Array:
+        return np.asarray(np.mean([group.mean(axis=axis) for group in groups], axis=0))
+
+    found = bootstrap(
+        tuple(returns),
+        mean_of_means,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return [float(found.low), float(found.high)]
+
+
+def summary(returns: Sequence[Sequence[float]], tasks: Sequence[int]) -> dict[str, Any]:
+    """Return mean, interval and means per task of returns [T, E]; NaN are diverged episodes."""
+    counted = [_counted(row) for row in returns]
+    means = [float(row.mean()) if len(row) else float("nan") for row in counted]
+    return {
+        "return": float(np.mean(means)),
+        "interval": interval(counted),
+        "per_task": {str(task): mean for task, mean in zip(tasks, means, strict=True)},
+    }
+
+
+def improvement(
+    before: Sequence[Sequence[float]], after: Sequence[Sequence[float]], tasks: Sequence[int]
+) -> dict[str, Any]:
+    """Return the summary of after - before, episode by episode from the same initial states."""
+    return summary((np.asarray(after) - np.asarray(before)).tolist(), tasks)
+
+
+def curves(points: Sequence[Mapping[str, Any]], tasks: Sequence[int]) -> dict[str, Any]:
+    """Return each task's curve: environment ``steps``, all ``returns`` and their mean ``return``.
+
+    Args:
+        points: ``FineTuning.curve``.
+        tasks: their indices.
+    """
+    return {
+        str(task): {
+            "steps": [int(point["steps"][index]) for point in points],
+            "returns": [list(point["returns"][index]) for point in points],
+            "return": [mean_return(point["returns"][index]) for point in points],
+        }
+        for index, task in enumerate(tasks)
+    }
+
+
+def milestones(of_tasks: Mapping[str, Any], environment_steps: int) -> dict[str, float]:
+    """Return the mean return over tasks at the start, half way and at the end of the curves.
+
+    With 20 000 environment steps these are the columns of MACAW's Table 1. A task counts with the
+    first point that has as many steps.
+    """
+    wanted = sorted({0, environment_steps // 2, environment_steps})
+    found = {}
+    for steps in wanted:
+        at = [
+            next(value for x, value in zip(c["steps"], c["return"], strict=True) if x >= steps)
+            for c in of_tasks.values()
+        ]
+        found[str(steps)] = float(np.mean(at))
+    return found
+
+
+def mean_return(row: Sequence[float]) -> float:
+    """Return the mean of the returns that are not NaN; NaN if there are none."""
+    values = _counted(row)
+    return float(values.mean()) if len(values) else float("nan")
+
+
+def _counted(row: Sequence[float]) -> Array:
+    values = np.asarray(row, dtype=np.float64)
+    return values[~np.isnan(values)]

@@ -1,0 +1,83 @@
+"""What a method is while it is fine-tuned online: the agents of T tasks, as one batch of tensors.
+
+``MetaModule.fine_tuner`` returns one; ``offline_meta_rl.fine_tuning`` collects with it and updates
+it. Agents share nothing: what happens to one task never changes another. Shapes: T tasks, E
+environments of each, B transitions, H steps, O/A observation/action size.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from offline_meta_rl.online_replay import OnlineReplay
+
+Columns = Mapping[str, Tensor]
+"""Fields of transitions: observation and next_observation [T, B, O], action [T, B, A], reward,
+terminated, return_to_go [T, B]; terminal_observation [T, B, O] and terminal_discount [T, B], what a
+bootstrap at the end of the transition's episode needs."""
+
+
+class OnlineLearner(ABC):
+    """The agents of T tasks while they are fine-tuned.
+
+    Attributes:
+        fields: of a transition; the replay keeps these.
+        reads: kind of update -> which of ``fields`` it reads.
+        updates: kinds of update, in the order in which they are taken after an episode, with how
+            many there are of each unless the user says otherwise.
+    """
+
+    fields: tuple[str, ...]
+    reads: ClassVar[Mapping[str, tuple[str, ...]]]
+    updates: ClassVar[Mapping[str, int]]
+
+    @abstractmethod
+    def act(self, observation: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Return actions [T, E, A] for observations [T, E, O].
+
+        Args:
+            observation: of E environments of every task.
+            noise: standard normal, [T, E, A], to explore with; None for the mean action.
+        """
+
+    @abstractmethod
+    def update(self, kind: str, batch: Columns, generator: torch.Generator) -> dict[str, Tensor]:
+        """Take one update of every agent on transitions of its own task.
+
+        Args:
+            kind: one of ``updates``.
+            batch: what the kind ``reads`` of B transitions, [T, B, ...], and the columns of
+                ``prepare``.
+            generator: on the CPU, for whatever is random.
+
+        Returns:
+            Detached metrics of each task, [T]; a NaN in them stops the fine-tuning.
+        """
+
+    def prepare(self, kind: str, replay: "OnlineReplay") -> dict[str, Tensor]:
+        """Return columns [T, N, ...] of all N rows in the replay, for this episode's updates.
+
+        Called before the updates of a kind. What stays the same during these, such as advantages
+        under a value function that is not updated, is computed once in this way.
+        """
+        return {}
+
+    def observe(self, episode: Columns, kept: Tensor) -> None:  # noqa: B027
+        """Take notice of new episodes before the updates: a method that infers its task does.
+
+        Args:
+            episode: ``fields`` of one episode of every task, padded to H steps, [T, H, ...].
+            kept: false where a row is padding or its episode diverged, [T, H].
+        """
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue exactly here, as tensors and plain types."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where ``state_dict`` was taken."""
