@@ -161,6 +161,14 @@ class Macaw(MetaModule):
             adapted.policy, self.hparams.observation_size, sigma=self.hparams.sigma
         )
 
+    @property
+    def context_fields(self) -> tuple[str, ...]:
+        """What the inner loop sees of a context."""
+        fields = super().context_fields
+        if self.settings.bootstrap_advantage:
+            return (*fields, "terminal_observation", "terminal_discount")
+        return fields
+
     def held_out_losses(self, context: TensorDict, query: TensorDict) -> dict[str, Tensor]:
         """Return the outer losses after adaptation on ``context``, on other data of the tasks."""
         weight = torch.full((len(context),), 1.0 / len(context), device=self.device)
