@@ -11,9 +11,9 @@ critics' loss and from the divergence alone.
     kl        beta KL(q(z | c) || N(0, I))
 
 where z~ is z without gradient. The behaviour-regularised variant adds a squared distance to the
-data's actions to the actor's loss, relative to the mean size of Q, as TD3+BC (Fujimoto and Gu, 2021,
-arXiv 2106.06860, Eqs. 3 to 5) does. Shapes: T tasks, B transitions, C numbers of one transition of
-context, Z latent size, O/A observation/action size.
+data's actions to the actor's loss, relative to the mean size of Q, as TD3+BC does (Fujimoto and
+Gu, 2021, arXiv 2106.06860, Eqs. 3 to 5). Shapes: T tasks, B transitions, C numbers of one
+transition of context, Z latent size, O/A observation/action size.
 """
 
 from collections.abc import Mapping

@@ -7,8 +7,8 @@ outer batch with z as a further input; the encoder learns from the critics' loss
 divergence to the prior. Adapting (Algorithm 2) takes no gradient: the policy is given the posterior
 mean of z on the context, or the prior mean before adaptation.
 
-Constructor defaults are the paper's algorithm with the numbers of the authors' code. Offline, its
-actor leaves the data and its critics extrapolate; ``behaviour_weight`` ties it to the data's actions.
+Constructor defaults are the paper's algorithm with the numbers of the authors' code. Offline, the
+actor leaves the data and the critics extrapolate; ``behaviour_weight`` ties it to the data.
 """
 
 from typing import Any
