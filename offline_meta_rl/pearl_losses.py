@@ -2,12 +2,12 @@
 
 Rakelly et al., 2019 (arXiv 1903.08254), Algorithm 1 and section 4.2, with the soft actor-critic of
 their code: twin critics, a value function with a target (as in arXiv 1801.01290), a temperature of
-1 and scaled rewards. The latent variable is sampled once for each task; the encoder learns from the
+alpha = 1 and scaled rewards. The latent variable is sampled once for each task; the encoder learns from the
 critics' loss and from the divergence alone.
 
     critic    sum over the twins of (Q(s, a, z) - (r + discount * V_target(s', z~)))^2     (Eq. 2)
-    value     (V(s, z~) - (min Q(s, a', z~) - log pi(a' | s, z~)))^2,  a' ~ pi(. | s, z~)
-    actor     log pi(a' | s, z~) - min Q(s, a', z~)                                        (Eq. 3)
+    value     (V(s, z~) - (min Q(s, a', z~) - alpha log pi(a' | s, z~)))^2,  a' ~ pi(. | s, z~)
+    actor     alpha log pi(a' | s, z~) - min Q(s, a', z~)                                  (Eq. 3)
     kl        beta KL(q(z | c) || N(0, I))
 
 where z~ is z without gradient. The behaviour-regularised variant adds a squared distance to the
@@ -60,6 +60,7 @@ class PearlSettings:
 
     discount: float
     reward_scale: float
+    entropy_weight: float
     kl_weight: float
     policy_regularisation: float
     behaviour_weight: float
@@ -71,7 +72,7 @@ class PearlSettings:
         Raises:
             ValueError: names the setting, what was expected and what was found.
         """
-        for name in ("kl_weight", "policy_regularisation", "behaviour_weight"):
+        for name in ("entropy_weight", "kl_weight", "policy_regularisation", "behaviour_weight"):
             if getattr(self, name) < 0.0:
                 raise ValueError(f"{name}: expected at least 0, found {getattr(self, name)}.")
         if not 0.0 <= self.discount <= 1.0:
@@ -152,9 +153,10 @@ def pearl_losses(
     constant = [(weight.detach(), bias.detach()) for weight, bias in parameters.critics]
     policy_value = twin_values(constant, batch["observation"], action, given).amin(dim=0)
     value = state_value(parameters.value, batch["observation"], given)
-    value_loss = (value - (policy_value - log_density).detach()).square().mean(dim=-1)
+    soft_value = policy_value - settings.entropy_weight * log_density
+    value_loss = (value - soft_value.detach()).square().mean(dim=-1)
 
-    actor = (log_density - policy_value).mean(dim=-1)
+    actor = -soft_value.mean(dim=-1)
     size = mean.square().mean(dim=(1, 2)) + log_std.square().mean(dim=(1, 2))
     actor = actor + settings.policy_regularisation * size
     distance = (action - batch["action"]).square().mean(dim=-1)

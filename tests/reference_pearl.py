@@ -101,8 +101,9 @@ class ReferencePearl:
             density = policy.base_dist.log_prob(before) - torch.log(1 - action**2).sum()
             best = torch.minimum(*self.q_values(observation, action, fixed))
             value = self.value(torch.cat([observation, fixed]))[0]
-            rows["value"].append((value - (best - density).detach()) ** 2)
-            rows["actor"].append(density - best)
+            bonus = settings.entropy_weight * density
+            rows["value"].append((value - (best - bonus).detach()) ** 2)
+            rows["actor"].append(bonus - best)
             log_std = policy.base_dist.stddev.log()
             outputs = policy.base_dist.mean**2 + log_std**2
             rows["size"].append(outputs.mean())

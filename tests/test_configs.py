@@ -24,6 +24,7 @@ RUNS = sorted(
     path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in ("defaults", *CONTROLS)
 )
 OVERLAYS = sorted(path.stem for path in CONFIGS.glob("*/*.yaml"))
+BASES = {"pearl_regularised": "pearl_point_robot"}  # what an overlay is for, unless the quick start
 HORIZON = 5
 SMALL = {
     "TaskBuffers": {"inner_batch_size": 4, "outer_batch_size": 4},
@@ -35,6 +36,7 @@ SMALL = {
     },
     "LifetimeBuffers": {"lifetime_steps": 60, "warmup_steps": 2, "batch_size": 4},
     "Macaw": {"width": 8, "head_width": 4, "latent_size": 3, "compile": False},
+    "Pearl": {"width": 8, "encoder_width": 8, "latent_size": 2, "compile": False},
     "PerTaskSAC": {"hidden_size": 8},
     "SAC": {"hidden_size": 8},
     "Evaluate": {"episodes": 1, "context_size": 8},
@@ -57,6 +59,7 @@ SMALL = {
     },
     "EvaluateExploration": {"meta_episodes": 2, "validation_meta_episodes": 2},
     "WatchBeliefs": {"rows": 1, "images": 3},
+    "WatchPosterior": {"contexts": 2, "context_size": 8},
 }
 
 
@@ -139,7 +142,7 @@ def test_config_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     root = run(config, tmp_path)
     checkpoint = torch.load(root / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 6
-    if config["model"]["class_path"] == "Macaw":
+    if config["model"]["class_path"] in ("Macaw", "Pearl"):
         assert (root / "results.json").is_file()
         assert (root / "checkpoints" / "best.ckpt").is_file()
     if config["model"]["class_path"] == "ReflectiveExplorer":
@@ -189,7 +192,7 @@ def test_overlay_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         shrink(part)
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text(yaml.safe_dump(wanted))
-    config = read("quickstart")
+    config = read(BASES.get(name, "quickstart"))
     monkeypatch.setattr(type(family_of(config)), "horizon", HORIZON)
     root = run(config, tmp_path, overlay)
     stored = yaml.safe_load((root / "config.yaml").read_text())

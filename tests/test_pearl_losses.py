@@ -27,7 +27,12 @@ TASKS, ROWS, OBSERVATION, ACTION, LATENT = 3, 7, 4, 2, 3
 VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {},
     "dynamics": {"context_next_observation": True},
-    "other_numbers": {"discount": 0.9, "reward_scale": 2.0, "kl_weight": 0.7},
+    "other_numbers": {
+        "discount": 0.9,
+        "reward_scale": 2.0,
+        "entropy_weight": 0.3,
+        "kl_weight": 0.7,
+    },
     "no_regularisation": {"policy_regularisation": 0.0, "kl_weight": 0.0},
     "behaviour": {"behaviour_weight": 0.4},
     "weighted_behaviour": {"behaviour_weight": 0.4, "advantage_temperature": 0.5},

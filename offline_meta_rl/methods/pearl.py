@@ -53,7 +53,9 @@ class Pearl(MetaModule):
         learning_rate: of Adam, for all networks.
         discount: per step.
         target_update: share of the value function that moves into its target at each step.
-        reward_scale: that rewards are multiplied by in the critics' targets (1 / temperature).
+        reward_scale: that rewards are multiplied by in the critics' targets.
+        entropy_weight: alpha, the temperature; the paper's is 1. Only its ratio to ``reward_scale``
+            matters to the actor, but values of a moderate size are learned sooner.
         kl_weight: beta, of the divergence to the prior.
         policy_regularisation: authors: weight of the mean squares of the actor's outputs (mean and
             log standard deviation before the tanh).
@@ -83,6 +85,7 @@ class Pearl(MetaModule):
         discount: float = 0.99,
         target_update: float = 0.005,
         reward_scale: float = 5.0,
+        entropy_weight: float = 1.0,
         kl_weight: float = 0.1,
         policy_regularisation: float = 1e-3,
         behaviour_weight: float = 0.0,
@@ -96,6 +99,7 @@ class Pearl(MetaModule):
         self.settings = PearlSettings(
             discount=discount,
             reward_scale=reward_scale,
+            entropy_weight=entropy_weight,
             kl_weight=kl_weight,
             policy_regularisation=policy_regularisation,
             behaviour_weight=behaviour_weight,

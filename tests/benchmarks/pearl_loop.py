@@ -74,9 +74,10 @@ class PearlLoop:
             *(network(joined(fixed, observation, action))[:, 0] for network in self.critics)
         )
         self.critics.requires_grad_(True)
-        value = F.mse_loss(self.value(joined(fixed, observation))[:, 0], (best - density).detach())
+        soft = best - settings.entropy_weight * density
+        value = F.mse_loss(self.value(joined(fixed, observation))[:, 0], soft.detach())
         size = centre.square().mean() + log_std.square().mean()
-        actor = (density - best).mean() + settings.policy_regularisation * size
+        actor = settings.policy_regularisation * size - soft.mean()
         distance = (action - batch["action"]).square().mean()
         actor = actor + settings.behaviour_weight * best.detach().abs().mean() * distance
         return critic + value + actor + settings.kl_weight * kl  # type: ignore[no-any-return]
