@@ -2,8 +2,8 @@
 
 Rakelly et al., 2019 (arXiv 1903.08254), Algorithm 1 and section 4.2, with the soft actor-critic of
 their code: twin critics, a value function with a target (as in arXiv 1801.01290), a temperature of
-alpha = 1 and scaled rewards. The latent variable is sampled once for each task; the encoder learns from the
-critics' loss and from the divergence alone.
+alpha = 1 and scaled rewards. The latent variable is sampled once for each task; the encoder learns
+from the critics' loss and from the divergence alone.
 
     critic    sum over the twins of (Q(s, a, z) - (r + discount * V_target(s', z~)))^2     (Eq. 2)
     value     (V(s, z~) - (min Q(s, a', z~) - alpha log pi(a' | s, z~)))^2,  a' ~ pi(. | s, z~)

@@ -222,6 +222,18 @@ class MetaModule(lightning.LightningModule):
         steps = -1 if trainer is None else int(trainer.max_steps)
         return steps if steps > 0 else None
 
+    def with_linear_decay(self, optimizer: torch.optim.Optimizer, final: float) -> Any:
+        """Return what ``configure_optimizers`` should, so that learning rates fall linearly.
+
+        Args:
+            optimizer: the method's one optimizer.
+            final: share of its learning rates that is left at ``max_steps``; 1 keeps them.
+        """
+        steps = self.planned_steps()
+        if final == 1.0 or steps is None:
+            return optimizer
+        return [optimizer], [torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, final, steps)]
+
     def check_finite(self, metrics: dict[str, Tensor]) -> None:
         """Stop at the first metric that is not finite.
 

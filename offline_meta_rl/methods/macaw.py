@@ -201,11 +201,7 @@ class Macaw(MetaModule):
             },
         ]
         optimizer = torch.optim.Adam(groups, fused=True)
-        final, steps_in_all = learning_rates.final_learning_rate, self.planned_steps()
-        if final == 1.0 or steps_in_all is None:
-            return optimizer
-        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, final, steps_in_all)
-        return [optimizer], [schedule]
+        return self.with_linear_decay(optimizer, learning_rates.final_learning_rate)
 
     def _settings(self) -> Settings:
         derived = {

@@ -51,6 +51,8 @@ class Pearl(MetaModule):
         encoder_depth: hidden layers of the context encoder.
         context_next_observation: let the encoder see s' too: for tasks that differ in dynamics.
         learning_rate: of Adam, for all networks.
+        final_learning_rate: share of the learning rate that is left at the trainer's ``max_steps``,
+            reached linearly; 1 keeps it.
         discount: per step.
         target_update: share of the value function that moves into its target at each step.
         reward_scale: that rewards are multiplied by in the critics' targets.
@@ -82,6 +84,7 @@ class Pearl(MetaModule):
         encoder_depth: int = 3,
         context_next_observation: bool = False,
         learning_rate: float = 3e-4,
+        final_learning_rate: float = 1.0,
         discount: float = 0.99,
         target_update: float = 0.005,
         reward_scale: float = 5.0,
@@ -204,10 +207,11 @@ class Pearl(MetaModule):
             self.settings,
         )
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> Any:
         """One fused Adam for all networks."""
         parameters = pytree.tree_leaves(self.learned())
-        return torch.optim.Adam(parameters, lr=self.hparams.learning_rate, fused=True)
+        optimizer = torch.optim.Adam(parameters, lr=self.hparams.learning_rate, fused=True)
+        return self.with_linear_decay(optimizer, self.hparams.final_learning_rate)
 
     def _noise(self, outer: TensorDict, weight: Tensor) -> PearlNoise:
         """Draw the noise of the whole batch and keep that of this process's tasks."""
