@@ -149,6 +149,23 @@ def test_reward_and_end_of_an_episode_are_hand_worked() -> None:
         assert found["critic"].item() == pytest.approx(2 * aim**2)
 
 
+def test_smaller_rewards_with_a_smaller_temperature_are_the_same_objective() -> None:
+    """What the shipped configs rely on: only the size of the values changes."""
+    weights = {"reward_scale": 5.0, "kl_weight": 0.1, "policy_regularisation": 1e-3}
+    behaviour = {"behaviour_weight": 0.4, "advantage_temperature": 0.5}
+    first, c = make(**weights, **behaviour), 0.01
+    weights = {"reward_scale": 0.05, "kl_weight": 1e-5, "policy_regularisation": 1e-5}
+    second = make(entropy_weight=c, **weights, **behaviour)
+    second.load_state_dict(first.state_dict())
+    for network in (second.critics, second.value, second.target_value):
+        for last in (network.weights[-1], network.biases[-1]):
+            last.data.mul_(c)
+    data = batches()
+    found, smaller = losses(first, *data), losses(second, *data)
+    for name, factor in (("critic", c**2), ("value", c**2), ("kl", c**2), ("actor", c)):
+        torch.testing.assert_close(smaller[name], factor * found[name], msg=name)
+
+
 def test_a_large_behaviour_weight_turns_the_actor_towards_the_data() -> None:
     module, (context, batch, noise) = make(behaviour_weight=1e6), batches()
     found = losses(module, context, batch, noise)

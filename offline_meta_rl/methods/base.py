@@ -139,6 +139,8 @@ class MetaModule(lightning.LightningModule):
         datamodule = getattr(trainer, "datamodule", None)
         _check_sizes(self, datamodule)
         _check_fields(self.batch_fields, datamodule)
+        if trainer.loggers:
+            _check_shared_settings(self.hparams, getattr(datamodule, "hparams", {}))
 
     def compiled(
         self, function: Callable[..., Any], enabled: bool, mode: str = "default"
@@ -311,3 +313,13 @@ def _check_fields(wanted: tuple[str, ...], datamodule: Any) -> None:
             f"Expected batches with the fields {list(wanted)}, found {found}. Set "
             f"--data.init_args.fields='[{', '.join(wanted)}]'."
         )
+
+
+def _check_shared_settings(model: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    for name in sorted(set(model) & set(data)):
+        if not name.startswith("_") and model[name] != data[name]:
+            raise ValueError(
+                f"Expected one value of {name}, because loggers keep it once, found {model[name]} "
+                f"in the model and {data[name]} in the data. Set "
+                f"--data.init_args.{name}={model[name]}."
+            )

@@ -172,6 +172,16 @@ def test_contexts_that_do_not_fit_are_refused() -> None:
         module.adapt({**good, "reward": good["reward"][:7]})
 
 
+def test_another_discount_of_the_data_is_refused_where_both_are_logged(
+    goals: Path, tmp_path: Path
+) -> None:
+    config = settings(goals)
+    csv = {"class_path": "CSVLogger", "init_args": {"save_dir": str(tmp_path)}}
+    config["trainer"]["logger"] = [csv]
+    with pytest.raises(ValueError, match=r"one value of discount, .* found 0.9 .* and 0.99 .* Set"):
+        tiny.fit(config, tmp_path)
+
+
 def test_batches_without_the_fields_are_refused(goals: Path, tmp_path: Path) -> None:
     config = settings(goals)
     config["data"]["init_args"]["fields"] = ["observation", "action", "return_to_go"]
