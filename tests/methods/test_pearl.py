@@ -50,7 +50,11 @@ def settings(path: Path, **model: Any) -> dict[str, Any]:
         "learning_rate": 3e-3,
         "target_update": 0.05,
         "discount": 0.9,
-        "behaviour_weight": 0.4,
+        "reward_scale": 1.0,
+        "entropy_weight": 0.01,
+        "kl_weight": 1e-4,
+        "behaviour_weight": 1.0,
+        "advantage_temperature": 0.5,
         **model,
     }
     found["data"]["init_args"] = {
