@@ -51,6 +51,7 @@ WITHOUT_SIMULATOR = (
     "storage",
     "export",
     "methods.macaw",
+    "methods.pearl",
     "methods.base",
 )
 
