@@ -113,6 +113,14 @@ class Macaw(MetaModule):
         self.settings = self._settings()
         self._gradient = self.compiled(self.outer_gradient, compile, compile_mode)
 
+    @property
+    def context_fields(self) -> tuple[str, ...]:
+        """What the inner loop sees of a context."""
+        fields = super().context_fields
+        if self.settings.bootstrap_advantage:
+            return (*fields, "terminal_observation", "terminal_discount")
+        return fields
+
     def meta_parameters(self) -> MetaParameters:
         """Return everything the outer loop learns, in the structure of its gradient."""
         return MetaParameters(
@@ -160,14 +168,6 @@ class Macaw(MetaModule):
         return BatchedPolicy.from_thetas(
             adapted.policy, self.hparams.observation_size, sigma=self.hparams.sigma
         )
-
-    @property
-    def context_fields(self) -> tuple[str, ...]:
-        """What the inner loop sees of a context."""
-        fields = super().context_fields
-        if self.settings.bootstrap_advantage:
-            return (*fields, "terminal_observation", "terminal_discount")
-        return fields
 
     def held_out_losses(self, context: TensorDict, query: TensorDict) -> dict[str, Tensor]:
         """Return the outer losses after adaptation on ``context``, on other data of the tasks."""
