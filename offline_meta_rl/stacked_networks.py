@@ -25,6 +25,28 @@ def stacked_mlp(layers: Layers, inputs: Tensor) -> Tensor:
     return torch.baddbmm(bias, inputs, weight)
 
 
+def conditioned_mlp(layers: Layers, inputs: Tensor, latent: Tensor) -> Tensor:
+    """Apply N networks to rows that are each joined by their task's latent variable.
+
+    The first layer's product with the latent variable is taken once for each task, not once for
+    each of its rows.
+
+    Args:
+        layers: N networks of I + Z inputs and at least one hidden layer.
+        inputs: [T, B, I].
+        latent: [T, Z].
+
+    Returns:
+        [N, T, B, out].
+    """
+    (weight, bias), *rest = layers
+    size = inputs.shape[-1]
+    own = torch.matmul(latent, weight[:, size:]) + bias
+    shared = torch.matmul(inputs.flatten(0, 1), weight[:, :size])
+    hidden = shared.unflatten(1, inputs.shape[:2]) + own[:, :, None]
+    return stacked_mlp(rest, torch.relu(hidden).flatten(1, 2)).unflatten(1, inputs.shape[:2])
+
+
 class StackedMLP(nn.Module):
     """N networks of the same sizes.
 

@@ -23,6 +23,7 @@ CONTROLS = ["explorer_no_cql", "explorer_no_expl"]  # overlays on the configs of
 NO_RUNS = ["defaults", "explorer_sawyer_cpu", "explorer_three_drawers", *CONTROLS]
 RUNS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in NO_RUNS)
 OVERLAYS = sorted(path.stem for path in CONFIGS.glob("*/*.yaml"))
+BASES = {"pearl_regularised": "pearl_point_robot"}  # what an overlay is for, unless the quick start
 HORIZON = 5
 SMALL = {
     "TaskBuffers": {"inner_batch_size": 4, "outer_batch_size": 4},
@@ -35,6 +36,7 @@ SMALL = {
     "LifetimeBuffers": {"lifetime_steps": 60, "warmup_steps": 2, "batch_size": 4},
     "CQL": {"width": 8},
     "Macaw": {"width": 8, "head_width": 4, "latent_size": 3, "compile": False},
+    "Pearl": {"width": 8, "encoder_width": 8, "latent_size": 2, "compile": False},
     "PerTaskSAC": {"hidden_size": 8},
     "SAC": {"hidden_size": 8},
     "Evaluate": {"episodes": 1, "context_size": 8},
@@ -57,6 +59,7 @@ SMALL = {
     },
     "EvaluateExploration": {"meta_episodes": 2, "validation_meta_episodes": 2},
     "WatchBeliefs": {"rows": 1, "images": 3},
+    "WatchPosterior": {"contexts": 2, "context_size": 8},
 }
 
 
@@ -139,7 +142,7 @@ def test_config_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     root = run(config, tmp_path)
     checkpoint = torch.load(root / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 6
-    if config["model"]["class_path"] == "Macaw":
+    if config["model"]["class_path"] in ("Macaw", "Pearl"):
         assert (root / "results.json").is_file()
         assert (root / "checkpoints" / "best.ckpt").is_file()
     if config["model"]["class_path"] == "ReflectiveExplorer":
@@ -202,7 +205,7 @@ def test_overlay_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         shrink(part)
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text(yaml.safe_dump(wanted))
-    config = read("quickstart")
+    config = read(BASES.get(name, "quickstart"))
     monkeypatch.setattr(type(family_of(config)), "horizon", HORIZON)
     root = run(config, tmp_path, overlay)
     stored = yaml.safe_load((root / "config.yaml").read_text())

@@ -181,6 +181,17 @@ def test_bad_contexts(method: Macaw) -> None:
         method.adapt(good)
 
 
+def test_bootstrapped_advantages_need_the_ends_of_episodes() -> None:
+    sizes = {"observation_size": OBSERVATION_SIZE, "action_size": ACTION_SIZE, "width": 8}
+    method = Macaw(**sizes, latent_size=4, bootstrap_advantage=True)  # type: ignore[arg-type]
+    context = make_context()
+    with pytest.raises(ValueError, match="terminal_observation is missing"):
+        method.adapt(context)
+    context["terminal_observation"] = context["observation"] + 1.0
+    context["terminal_discount"] = torch.full((32,), 0.5)
+    assert method.adapt(context)(context["observation"]).shape == (32, ACTION_SIZE)
+
+
 def test_context_from_episodes_is_hand_worked() -> None:
     episodes = [
         {"observation": np.eye(3), "action": np.zeros((3, 2)), "reward": [1.0, 2.0, 4.0]},

@@ -54,6 +54,7 @@ WITHOUT_SIMULATOR = (
     "awr_learner",
     "online_replay",
     "methods.macaw",
+    "methods.pearl",
     "methods.base",
 )
 

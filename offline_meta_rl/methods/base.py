@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from offline_meta_rl.compiling import CompiledOrEager
+from offline_meta_rl.context import check_context
 from offline_meta_rl.networks import BatchedPolicy
 from offline_meta_rl.online_learner import OnlineLearner
 
@@ -40,6 +41,16 @@ class MetaModule(lightning.LightningModule):
         self.clip_gradient_norm = clip_gradient_norm
         self._random_state: dict[str, Tensor] | None = None
 
+    @property
+    def context_fields(self) -> tuple[str, ...]:
+        """The fields of a context that the method adapts on."""
+        return ("observation", "action", "return_to_go")
+
+    @property
+    def batch_fields(self) -> tuple[str, ...]:
+        """The fields that the data's batches must have; none if the method does not say."""
+        return ()
+
     @abstractmethod
     def outer_step(self, batch: TensorDict) -> dict[str, Tensor]:
         """Do one optimizer step on a batch of tasks; return detached scalars to log."""
@@ -58,7 +69,8 @@ class MetaModule(lightning.LightningModule):
         """Adapt to one task and return its policy as ordinary layers; no simulator is involved.
 
         Args:
-            context: transitions of the task, observation [B, O], action [B, A], return_to_go [B].
+            context: transitions of the task, the method's ``context_fields``: observation and
+                next_observation [B, O], action [B, A], others [B].
             num_steps: gradient steps; 0 for the policy before adaptation.
 
         Returns:
@@ -67,7 +79,7 @@ class MetaModule(lightning.LightningModule):
         Raises:
             ValueError: if the context lacks a field, has a wrong size, or is not finite.
         """
-        tensors = check_context(context, self.hparams)
+        tensors = check_context(context, self.context_fields, self.hparams)
         batch = TensorDict({name: value[None].to(self.device) for name, value in tensors.items()})
         return self.adapt_tasks(batch.auto_batch_size_(2), num_steps).task(0)
 
@@ -139,7 +151,11 @@ class MetaModule(lightning.LightningModule):
                 "inference_mode to be false, found true. Pass --trainer.inference_mode=false."
             )
         self._log_every = max(1, trainer.log_every_n_steps)
-        _check_sizes(self, getattr(trainer, "datamodule", None))
+        datamodule = getattr(trainer, "datamodule", None)
+        _check_sizes(self, datamodule)
+        _check_fields(self.batch_fields, datamodule)
+        if trainer.loggers:
+            _check_shared_settings(self.hparams, getattr(datamodule, "hparams", {}))
 
     def compiled(
         self, function: Callable[..., Any], enabled: bool, mode: str = "default"
@@ -151,6 +167,19 @@ class MetaModule(lightning.LightningModule):
         """Return the weight of each task's loss, [T]: 1 / tasks of the global batch."""
         weight: Tensor = batch["weight"]
         return weight
+
+    def share_of_tasks(self, weight: Tensor) -> tuple[int, slice]:
+        """Return how many tasks the global batch has, and which of them are this process's.
+
+        Noise is drawn for the global batch and sliced, so that processes draw what one would.
+
+        Args:
+            weight: of this process's tasks, [T], 1 / tasks of the global batch each.
+        """
+        trainer: Any = self.trainer
+        alone = trainer.world_size == 1 or not len(weight)
+        num_tasks = len(weight) if alone else round(1.0 / float(weight[0]))
+        return num_tasks, slice(trainer.global_rank, None, trainer.world_size)
 
     def apply_gradients(
         self, parameters: Any, gradients: Any, metrics: dict[str, Tensor]
@@ -210,6 +239,18 @@ class MetaModule(lightning.LightningModule):
         steps = -1 if trainer is None else int(trainer.max_steps)
         return steps if steps > 0 else None
 
+    def with_linear_decay(self, optimizer: torch.optim.Optimizer, final: float) -> Any:
+        """Return what ``configure_optimizers`` should, so that learning rates fall linearly.
+
+        Args:
+            optimizer: the method's one optimizer.
+            final: share of its learning rates that is left at ``max_steps``; 1 keeps them.
+        """
+        steps = self.planned_steps()
+        if final == 1.0 or steps is None:
+            return optimizer
+        return [optimizer], [torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, final, steps)]
+
     def check_finite(self, metrics: dict[str, Tensor]) -> None:
         """Stop at the first metric that is not finite.
 
@@ -258,42 +299,6 @@ class MetaModule(lightning.LightningModule):
         self._random_state = checkpoint["random_state"]
 
 
-def check_context(
-    context: Mapping[str, Tensor] | TensorDict, sizes: Mapping[str, Any]
-) -> dict[str, Tensor]:
-    """Return the fields of a context of one task, checked against a method's sizes.
-
-    Raises:
-        ValueError: names the field, what was expected and what was found.
-    """
-    last = {
-        "observation": (sizes["observation_size"],),
-        "action": (sizes["action_size"],),
-        "return_to_go": (),
-    }
-    checked: dict[str, Tensor] = {}
-    for name, shape in last.items():
-        if name not in context.keys():
-            raise ValueError(
-                f"The context needs the fields {', '.join(last)}; {name} is missing, found "
-                f"{', '.join(sorted(context.keys()))}."
-            )
-        value = torch.as_tensor(context[name], dtype=torch.float32)
-        if value.shape[1:] != shape or value.ndim != 1 + len(shape) or not len(value):
-            raise ValueError(
-                f"Expected {name} of the context to have shape [B, {', '.join(map(str, shape))}], "
-                f"found {list(value.shape)}."
-            )
-        if not torch.isfinite(value).all():
-            row = int((~torch.isfinite(value)).nonzero()[0, 0])
-            raise ValueError(f"{name} of the context holds NaN or inf, first in row {row}.")
-        checked[name] = value
-    lengths = {name: len(value) for name, value in checked.items()}
-    if len(set(lengths.values())) > 1:
-        raise ValueError(f"Expected fields of one length in the context, found {lengths}.")
-    return checked
-
-
 def _random_state() -> dict[str, Tensor]:
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
@@ -317,4 +322,23 @@ def _check_sizes(module: MetaModule, datamodule: Any) -> None:
             raise ValueError(
                 f"The module was built for {name} {own}, the data has {found}. "
                 f"Set --model.init_args.{name}={found}, or pass other data."
+            )
+
+
+def _check_fields(wanted: tuple[str, ...], datamodule: Any) -> None:
+    found = list(getattr(datamodule, "hparams", {}).get("fields", ()))
+    if found and not set(wanted) <= set(found):
+        raise ValueError(
+            f"Expected batches with the fields {list(wanted)}, found {found}. Set "
+            f"--data.init_args.fields='[{', '.join(wanted)}]'."
+        )
+
+
+def _check_shared_settings(model: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    for name in sorted(set(model) & set(data)):
+        if not name.startswith("_") and model[name] != data[name]:
+            raise ValueError(
+                f"Expected one value of {name}, because loggers keep it once, found {model[name]} "
+                f"in the model and {data[name]} in the data. Set "
+                f"--data.init_args.{name}={model[name]}."
             )

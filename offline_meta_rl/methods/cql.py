@@ -155,8 +155,18 @@ class CQL(MetaModule):
         noise = draw_noise(shape, self.agent.settings, device=self.device, generator=generator)
         return self.agent.losses(batch, noise, row_weights(query, weight))
 
+    @property
+    def context_fields(self) -> tuple[str, ...]:
+        """What tells the task, if the policy is told; observations say how many there are."""
+        return ("observation", *(["task"] if self.hparams.one_hot_tasks else []))
+
+    @property
+    def batch_fields(self) -> tuple[str, ...]:
+        """What training needs of the data."""
+        return (*FIELDS, *(["task"] if self.hparams.one_hot_tasks else []))
+
     def setup(self, stage: str) -> None:
-        """Check the batches' fields and the number of tasks too.
+        """Check the number of tasks too.
 
         Raises:
             ValueError: with what was expected, what was found and the fix.
@@ -164,13 +174,6 @@ class CQL(MetaModule):
         super().setup(stage)
         trainer: Any = self.trainer
         datamodule, tasks = trainer.datamodule, self.hparams.one_hot_tasks
-        found = list(getattr(datamodule, "hparams", {}).get("fields", ()))
-        wanted = [*FIELDS, *(["task"] if tasks else [])]
-        if found and not set(wanted) <= set(found):
-            raise ValueError(
-                f"Expected batches with the fields {wanted}, found {found}. Set "
-                f"--data.init_args.fields='[{', '.join(wanted)}]'."
-            )
         dataset = getattr(datamodule, "dataset", None)
         if tasks and dataset is not None and dataset.manifest.num_tasks != tasks:
             raise ValueError(
@@ -190,17 +193,13 @@ class CQL(MetaModule):
 
     def _noise(self, outer: TensorDict, weight: Tensor) -> CQLNoise:
         """Draw the noise of the whole batch and keep that of this process's tasks."""
-        trainer: Any = self.trainer
-        num_tasks, *rest = outer["action"].shape
-        if trainer.world_size > 1 and num_tasks:
-            num_tasks = round(1.0 / float(weight[0]))
+        num_tasks, mine = self.share_of_tasks(weight)
         noise = draw_noise(
-            (num_tasks, *rest),
+            (num_tasks, *outer["action"].shape[1:]),
             self.agent.settings,
             device=self.device,
             generator=self.noise_generator(),
         )
-        mine = slice(trainer.global_rank, None, trainer.world_size)
         return CQLNoise(*(values[mine].flatten(0, 1) for values in noise))
 
 

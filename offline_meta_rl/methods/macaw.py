@@ -114,6 +114,14 @@ class Macaw(MetaModule):
         self.settings = self._settings()
         self._gradient = self.compiled(self.outer_gradient, compile, compile_mode)
 
+    @property
+    def context_fields(self) -> tuple[str, ...]:
+        """What the inner loop sees of a context."""
+        fields = super().context_fields
+        if self.settings.bootstrap_advantage:
+            return (*fields, "terminal_observation", "terminal_discount")
+        return fields
+
     def meta_parameters(self) -> MetaParameters:
         """Return everything the outer loop learns, in the structure of its gradient."""
         return MetaParameters(
@@ -239,11 +247,7 @@ class Macaw(MetaModule):
             },
         ]
         optimizer = torch.optim.Adam(groups, fused=True)
-        final, steps_in_all = learning_rates.final_learning_rate, self.planned_steps()
-        if final == 1.0 or steps_in_all is None:
-            return optimizer
-        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, final, steps_in_all)
-        return [optimizer], [schedule]
+        return self.with_linear_decay(optimizer, learning_rates.final_learning_rate)
 
     def _settings(self) -> Settings:
         derived = {

@@ -118,6 +118,13 @@ def test_each_task_s_policy_is_the_actor_told_that_task() -> None:
     torch.testing.assert_close(found, expected)
 
 
+def test_it_adapts_to_one_task_by_its_index_alone() -> None:
+    module, batch = module_and_batch(one_hot_tasks=3)
+    expected = module.adapt_tasks(batch)(batch["observation"])
+    alone = module.adapt({name: batch[name][1] for name in ("observation", "task")})
+    torch.testing.assert_close(alone(batch["observation"][1]), expected[1])
+
+
 def test_one_policy_for_all_tasks_without_their_index() -> None:
     module, batch = module_and_batch()
     found = module.adapt_tasks(batch)(batch["observation"])

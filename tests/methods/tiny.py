@@ -21,6 +21,7 @@ from tests.image_data import SHAPE, make_image_dataset
 MODEL: dict[str, dict[str, Any]] = {
     "CQL": {"width": 8, "num_actions": 2, "conservative_form": "logsumexp"},
     "Macaw": {"width": 8, "head_width": 4, "latent_size": 3},
+    "Pearl": {"width": 8, "depth": 2, "encoder_width": 6, "encoder_depth": 1, "latent_size": 3},
     "PerTaskSAC": {"num_tasks": 3, "hidden_size": 8},
     "ReflectiveExplorer": {
         "filter_steps": 5,
@@ -60,7 +61,8 @@ DATA = {
     "SAC": {"class_path": "OnlineBuffer", "init_args": {"family": "point_robot", **ONLINE}},
 }
 BUFFERS = {"inner_batch_size": 4, "outer_batch_size": 4, "tasks_per_batch": 5}
-FIELDS = {"CQL": ["observation", "action", "reward", "next_observation", "terminated"]}
+TRANSITIONS = ["observation", "action", "reward", "next_observation", "terminated"]
+FIELDS = {"CQL": TRANSITIONS, "Pearl": TRANSITIONS}
 STEPS_PER_EPOCH = 6
 EVALUATE = {"class_path": "Evaluate", "init_args": {"episodes": 1, "context_size": 8}}
 

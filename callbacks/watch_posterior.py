@@ -1,0 +1,94 @@
+"""Draw what a method with a context posterior knows of the tasks, at the end of a run.
+
+Under ``default_root_dir``: ``posterior.png``, posterior means of several contexts of every task in
+two dimensions, coloured by the task's parameters, and the same numbers in ``posterior.json``.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+
+from callbacks.measure import check_datamodule
+from offline_meta_rl.posterior_picture import Array, between_task_variance, draw_posterior
+from offline_meta_rl.results import write_json
+
+
+class WatchPosterior(lightning.Callback):
+    """Draws after training and after testing; the first process does the work.
+
+    Args:
+        contexts: drawn for each task, at least 2.
+        context_size: transitions of each.
+        seed: of the contexts.
+        name: of the files, without their ending.
+    """
+
+    def __init__(
+        self,
+        *,
+        contexts: int = 5,
+        context_size: int = 256,
+        seed: int = 0,
+        name: str = "posterior",
+    ) -> None:
+        if contexts < 2:
+            raise ValueError(f"contexts: expected at least 2 for each task, found {contexts}.")
+        self.contexts, self.context_size, self.seed, self.name = contexts, context_size, seed, name
+
+    def setup(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
+    ) -> None:
+        """Check the method and the datamodule.
+
+        Raises:
+            TypeError: a method without posterior, or a datamodule without a task dataset.
+        """
+        if not hasattr(pl_module, "infer"):
+            raise TypeError(
+                "WatchPosterior needs a method with a context posterior, such as Pearl; found "
+                f"{type(pl_module).__name__}. Remove the callback."
+            )
+        check_datamodule(getattr(trainer, "datamodule", None))
+
+    def on_train_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Draw; an interrupted run is left as it is."""
+        if not trainer.should_stop:
+            self._draw(trainer, pl_module)
+
+    def on_test_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Draw."""
+        self._draw(trainer, pl_module)
+
+    def _draw(self, trainer: Any, pl_module: lightning.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        data = trainer.datamodule
+        means = self._means(pl_module, data)
+        parameters = np.asarray(data.dataset.manifest.task_parameters, dtype=np.float64)
+        held_out = ~np.isin(np.arange(len(means)), data.train_tasks)
+        root = Path(trainer.default_root_dir)
+        draw_posterior(means, parameters, held_out, root / f"{self.name}.png")
+        content = {
+            "between_task_variance": between_task_variance(means),
+            "global_step": trainer.global_step,
+            "context_size": self.context_size,
+            "held_out_tasks": np.flatnonzero(held_out).tolist(),
+            "task_parameters": parameters.tolist(),
+            "posterior_means": means.tolist(),
+        }
+        write_json(root / f"{self.name}.json", content)
+
+    @torch.no_grad()
+    def _means(self, method: Any, data: Any) -> Array:
+        """Return the posterior means of every task's contexts, [T, K, Z]."""
+        tasks = range(len(data.dataset.manifest.task_parameters))
+        means = [
+            method.infer(data.context(tasks, self.context_size, seed=seed).to(method.device)).mean
+            for seed in range(self.seed, self.seed + self.contexts)
+        ]
+        return np.asarray(torch.stack(means, dim=1).cpu().double().numpy())

@@ -1,0 +1,226 @@
+"""Offline PEARL: a policy conditioned on a latent task variable inferred from a context.
+
+Rakelly et al., 2019 (arXiv 1903.08254), with the offline change of the MACAW paper (section 5): the
+replay buffers are fixed datasets. Meta-training (Algorithm 1), for all tasks of a batch at once:
+infer q(z | c) from the inner batch, sample z, and train critics, value function and actor on the
+outer batch with z as a further input; the encoder learns from the critics' loss and from a
+divergence to the prior. Adapting (Algorithm 2) takes no gradient: the policy is given the posterior
+mean of z on the context, or the prior mean before adaptation.
+
+Constructor defaults are the paper's algorithm with the numbers of the authors' code. Offline, the
+actor leaves the data and the critics extrapolate; ``behaviour_weight`` ties it to the data.
+"""
+
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from offline_meta_rl.context_encoder import Gaussians, context_rows, posterior
+from offline_meta_rl.methods.base import MetaModule
+from offline_meta_rl.networks import BatchedPolicy
+from offline_meta_rl.pearl_losses import (
+    PearlNoise,
+    PearlParameters,
+    PearlSettings,
+    pearl_losses,
+    total_loss,
+)
+from offline_meta_rl.stacked_networks import StackedMLP
+
+FIELDS = ("observation", "action", "reward", "next_observation", "terminated")
+
+
+class Pearl(MetaModule):
+    """Offline PEARL for continuous actions in [-1, 1].
+
+    It learns from TaskBuffers whose ``fields`` must be observation, action, reward,
+    next_observation and terminated: the context is the inner batch, critics and actor learn on the
+    outer batch. Contexts to adapt on hold observation, action and reward, and next_observation with
+    ``context_next_observation``; a context has no order.
+
+    Args:
+        observation_size: O.
+        action_size: A.
+        latent_size: Z.
+        width: of every hidden layer of actor, critics and value function.
+        depth: hidden layers of actor, critics and value function.
+        encoder_width: of every hidden layer of the context encoder.
+        encoder_depth: hidden layers of the context encoder.
+        context_next_observation: let the encoder see s' too: for tasks that differ in dynamics.
+        learning_rate: of Adam, for all networks.
+        final_learning_rate: share of the learning rate that is left at the trainer's ``max_steps``,
+            reached linearly; 1 keeps it.
+        discount: per step.
+        target_update: share of the value function that moves into its target at each step.
+        reward_scale: that rewards are multiplied by in the critics' targets.
+        entropy_weight: alpha, the temperature; the paper's is 1. Only its ratio to ``reward_scale``
+            matters to the actor, but values of a moderate size are learned sooner.
+        kl_weight: beta, of the divergence to the prior.
+        policy_regularisation: authors: weight of the mean squares of the actor's outputs (mean and
+            log standard deviation before the tanh).
+        behaviour_weight: not in the paper; of the squared distance of the actor's actions to the
+            data's, times the mean |Q| of the task: the reciprocal of TD3+BC's alpha, whose 2.5 is
+            0.4 here. 0 leaves it out.
+        advantage_temperature: not in the paper; weigh the data's actions in the behaviour term by
+            exp(standardised advantage / this), at most 20; None weighs all alike.
+        sigma: standard deviation of the noise where adapted policies are asked to be stochastic
+            (evaluation with ``stochastic``, online collection); MACAW's.
+        compile: compile the losses; falls back to eager with a warning.
+        clip_gradient_norm: largest norm of the whole gradient; None for no clipping.
+    """
+
+    def __init__(
+        self,
+        *,
+        observation_size: int,
+        action_size: int,
+        latent_size: int = 5,
+        width: int = 300,
+        depth: int = 3,
+        encoder_width: int = 200,
+        encoder_depth: int = 3,
+        context_next_observation: bool = False,
+        learning_rate: float = 3e-4,
+        final_learning_rate: float = 1.0,
+        discount: float = 0.99,
+        target_update: float = 0.005,
+        reward_scale: float = 5.0,
+        entropy_weight: float = 1.0,
+        kl_weight: float = 0.1,
+        policy_regularisation: float = 1e-3,
+        behaviour_weight: float = 0.0,
+        advantage_temperature: float | None = None,
+        sigma: float = 0.2,
+        compile: bool = False,
+        clip_gradient_norm: float | None = None,
+    ) -> None:
+        super().__init__(clip_gradient_norm=clip_gradient_norm)
+        self.save_hyperparameters()
+        self.settings = PearlSettings(
+            discount=discount,
+            reward_scale=reward_scale,
+            entropy_weight=entropy_weight,
+            kl_weight=kl_weight,
+            policy_regularisation=policy_regularisation,
+            behaviour_weight=behaviour_weight,
+            advantage_temperature=advantage_temperature,
+        )
+        hidden, state = [width] * depth, observation_size + latent_size
+        row = observation_size + action_size + 1 + observation_size * context_next_observation
+        self.encoder = StackedMLP(1, [row, *[encoder_width] * encoder_depth, 2 * latent_size])
+        self.actor = StackedMLP(1, [state, *hidden, 2 * action_size])
+        self.critics = StackedMLP(2, [state + action_size, *hidden, 1])
+        self.value = StackedMLP(1, [state, *hidden, 1])
+        self.target_value = StackedMLP(1, [state, *hidden, 1]).requires_grad_(False)
+        self.target_value.load_state_dict(self.value.state_dict())
+        self._losses = self.compiled(pearl_losses, compile)
+
+    @property
+    def context_fields(self) -> tuple[str, ...]:
+        """What ``adapt`` needs of a context, in the order of the encoder's input."""
+        seen = ("observation", "action", "reward")
+        return (*seen, "next_observation") if self.hparams.context_next_observation else seen
+
+    @property
+    def batch_fields(self) -> tuple[str, ...]:
+        """What training needs of the data."""
+        return FIELDS
+
+    def learned(self) -> PearlParameters:
+        """Return what the losses are differentiated in."""
+        networks = (self.encoder, self.actor, self.critics, self.value)
+        return PearlParameters(*(network.layers() for network in networks))
+
+    def outer_step(self, batch: TensorDict) -> dict[str, Tensor]:
+        """Lines 9 to 18 of Algorithm 1, on all tasks of the batch at once."""
+        outer, parameters = batch["outer"], self.learned()
+        losses = self._losses(
+            parameters,
+            self.target_value.layers(),
+            context_rows(batch["inner"], self.context_fields),
+            {name: outer[name] for name in FIELDS},
+            self._noise(outer, self.task_weight(batch)),
+            self.task_weight(batch),
+            self.settings,
+        )
+        leaves = pytree.tree_leaves(parameters)
+        gradients = torch.autograd.grad(total_loss(losses), leaves)
+        metrics = {name: value.detach() for name, value in losses.items()}
+        metrics = self.apply_gradients(leaves, list(gradients), metrics)
+        torch._foreach_lerp_(
+            list(self.target_value.parameters()),
+            [parameter.detach() for parameter in self.value.parameters()],
+            self.hparams.target_update,
+        )
+        return metrics
+
+    def infer(self, context: TensorDict) -> Gaussians:
+        """Return q(z | c) of T tasks, [T, Z], from their contexts [T, B]."""
+        return posterior(self.encoder.layers(), context_rows(context, self.context_fields))
+
+    def policies(self, latent: Tensor) -> BatchedPolicy:
+        """Return the mean actions of pi(. | s, z) for T values of z, [T, Z].
+
+        z is the same at every step of a task, so its part of the first layer becomes a bias.
+        """
+        size = self.hparams.observation_size
+        layers = [
+            (weight.expand(len(latent), -1, -1), bias[:, 0].expand(len(latent), -1))
+            for weight, bias in self.actor.layers()
+        ]
+        (first, bias), *_, (last, last_bias) = layers
+        weights, biases = ([*column] for column in zip(*layers, strict=True))
+        biases[0] = bias + latent @ first[0, size:]
+        weights[0] = first[:, :size]
+        action_size = self.hparams.action_size
+        weights[-1], biases[-1] = last[..., :action_size], last_bias[..., :action_size]
+        return BatchedPolicy(weights, biases, sigma=self.hparams.sigma)
+
+    @torch.no_grad()
+    def adapt_tasks(self, context: TensorDict, num_steps: int = 1) -> BatchedPolicy:
+        """Condition the policy on T tasks (Algorithm 2); no gradient steps are taken.
+
+        Args:
+            context: ``context_fields`` of each task, [T, B].
+            num_steps: 0 for the mean of the prior, 1 or more for that of the posterior.
+
+        Returns:
+            The policies of the T tasks, of mean actions.
+        """
+        mean = self.infer(context).mean
+        return self.policies(mean if num_steps > 0 else torch.zeros_like(mean))
+
+    @torch.no_grad()
+    def held_out_losses(self, context: TensorDict, query: TensorDict) -> dict[str, Tensor]:
+        """Return the losses on held-out tasks after inference, always with the same noise."""
+        generator = torch.Generator(self.device).manual_seed(0)
+        return pearl_losses(
+            self.learned(),
+            self.target_value.layers(),
+            context_rows(context, self.context_fields),
+            query,
+            self._draw(len(query), query, generator),
+            torch.full((len(query),), 1.0 / len(query), device=self.device),
+            self.settings,
+        )
+
+    def configure_optimizers(self) -> Any:
+        """One fused Adam for all networks."""
+        parameters = pytree.tree_leaves(self.learned())
+        optimizer = torch.optim.Adam(parameters, lr=self.hparams.learning_rate, fused=True)
+        return self.with_linear_decay(optimizer, self.hparams.final_learning_rate)
+
+    def _noise(self, outer: TensorDict, weight: Tensor) -> PearlNoise:
+        """Draw the noise of the whole batch and keep that of this process's tasks."""
+        num_tasks, mine = self.share_of_tasks(weight)
+        noise = self._draw(num_tasks, outer, self.noise_generator())
+        return PearlNoise(*(numbers[mine] for numbers in noise))
+
+    def _draw(self, num_tasks: int, batch: TensorDict, generator: torch.Generator) -> PearlNoise:
+        """Draw the noise of so many tasks like those of the batch."""
+        where: dict[str, Any] = {"device": self.device, "generator": generator}
+        latent = torch.randn(num_tasks, self.hparams.latent_size, **where)
+        return PearlNoise(latent, torch.randn(num_tasks, *batch["action"].shape[1:], **where))
