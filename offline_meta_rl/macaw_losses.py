@@ -19,7 +19,8 @@ from offline_meta_rl.networks import LayerParameters, ProbedMatrix
 
 Batch = Mapping[str, Tensor]
 """observation [T, B, O], action [T, B, A], return_to_go [T, B]; where advantages or targets are
-bootstrapped also terminal_observation [T, B, O] and terminal_discount [T, B]."""
+bootstrapped also terminal_observation [T, B, O] and terminal_discount [T, B]; for ``td_lambda``
+also reward [T, B], next_observation [T, B, O] and terminated [T, B] (bool)."""
 
 
 class MetaParameters(NamedTuple):
@@ -28,8 +29,8 @@ class MetaParameters(NamedTuple):
     Attributes:
         policy: layers of ``networks.policy_sizes``.
         value: layers of ``networks.value_sizes``.
-        policy_step_sizes: [layers, 3], of (z, M, c).
-        value_step_sizes: [layers, 3].
+        policy_step_sizes: [layers, 3], of (z, M, c); see ``inner.adapt`` for other layers.
+        value_step_sizes: the same.
         advantage_coefficient: lambda of Eq. 3, [].
     """
 
@@ -63,6 +64,10 @@ class Settings:
     bootstrap_outer_value: bool
     rectify_head_action: bool
     split_inner_batch: bool
+    value_target: Literal["monte_carlo", "td_lambda", "expectile"]
+    td_lambda: float
+    expectile: float
+    discount: float
     num_action_layers: int
 
     def positive(self, logarithm: Tensor) -> Tensor:
@@ -71,11 +76,12 @@ class Settings:
         return torch.exp(logarithm) if exp else nn.functional.softplus(logarithm)
 
     def step_sizes(self, logarithm: Tensor) -> Tensor:
-        """Return the step sizes of (z, M, c) of each layer, [layers, 3]."""
+        """Return the step sizes of every layer's tensors, z first, [layers, tensors]."""
         sizes = self.positive(logarithm)
         if self.adapt_matrices:
             return sizes
-        return sizes * torch.tensor([1.0, 0.0, 0.0], device=sizes.device, dtype=sizes.dtype)
+        latent_only = torch.eye(sizes.shape[-1], device=sizes.device, dtype=sizes.dtype)[0]
+        return sizes * latent_only
 
 
 def meta_loss(
@@ -98,11 +104,11 @@ def meta_loss(
         settings: of the losses.
     """
     adapted = inner_loop(parameters, inner, num_steps=num_steps, settings=settings)
-    target = outer["return_to_go"]
+    target = _target(adapted.value, outer, settings)
     if settings.bootstrap_outer_value:
         target = _bootstrap(_target_value(parameters, inner, settings), outer)
     value = networks.value_forward(adapted.value, outer["observation"])
-    value_loss = functional.value_loss(value, target)
+    value_loss = _value_loss(value, target, settings)
 
     advantage = _advantage(adapted.value, outer, settings)
     mean = networks.policy_forward(adapted.policy, outer["observation"])
@@ -174,7 +180,7 @@ def _adapt_value(
 
     def loss(thetas: list[Tensor], step: int) -> Tensor:
         value = networks.value_forward(thetas, batches[step]["observation"])
-        return functional.value_loss(value, batches[step]["return_to_go"]).sum()
+        return _value_loss(value, _target(thetas, batches[step], settings), settings).sum()
 
     return adapt(
         parameters.value,
@@ -199,9 +205,29 @@ def _bootstrap(value: list[Tensor], batch: Batch) -> Tensor:
     ).detach()
 
 
+def _target(value: list[Tensor], batch: Batch, settings: Settings) -> Tensor:
+    """Return what the value function regresses onto, [T, B], a constant for all gradients."""
+    if settings.value_target != "td_lambda":
+        return batch["return_to_go"]
+    return functional.td_lambda_return(
+        batch["return_to_go"],
+        batch["reward"],
+        networks.value_forward(value, batch["next_observation"]).detach(),
+        batch["terminated"],
+        discount=settings.discount,
+        td_lambda=settings.td_lambda,
+    )
+
+
+def _value_loss(value: Tensor, target: Tensor, settings: Settings) -> Tensor:
+    if settings.value_target == "expectile":
+        return functional.expectile_loss(value, target, settings.expectile)
+    return functional.value_loss(value, target)
+
+
 def _advantage(value: list[Tensor], batch: Batch, settings: Settings) -> Tensor:
     bootstrap = settings.bootstrap_advantage
-    returns = _bootstrap(value, batch) if bootstrap else batch["return_to_go"]
+    returns = _bootstrap(value, batch) if bootstrap else _target(value, batch, settings)
     return (returns - networks.value_forward(value, batch["observation"])).detach()
 
 

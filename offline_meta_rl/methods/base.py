@@ -7,7 +7,7 @@ checkpoints, checks of data against the module's sizes.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import lightning
@@ -20,6 +20,8 @@ from torch.utils import _pytree as pytree
 from offline_meta_rl.compiling import CompiledOrEager
 from offline_meta_rl.networks import BatchedPolicy
 
+CONTEXT_FIELDS = ("observation", "action", "return_to_go")
+
 
 class MetaModule(lightning.LightningModule):
     """A method. Implement ``outer_step`` and ``configure_optimizers``; to adapt, ``adapt_tasks``.
@@ -28,7 +30,12 @@ class MetaModule(lightning.LightningModule):
 
     Args:
         clip_gradient_norm: largest norm of the whole gradient; None for no clipping.
+
+    Attributes:
+        adaptation_steps: steps that ``adapt`` and ``predict`` take.
     """
+
+    adaptation_steps: int = 1
 
     if TYPE_CHECKING:
         hparams: Any  # Lightning's type has no attributes
@@ -38,6 +45,11 @@ class MetaModule(lightning.LightningModule):
         self.automatic_optimization = False
         self.clip_gradient_norm = clip_gradient_norm
         self._random_state: dict[str, Tensor] | None = None
+
+    @property
+    def context_fields(self) -> tuple[str, ...]:
+        """What ``adapt`` needs of a context."""
+        return CONTEXT_FIELDS
 
     @abstractmethod
     def outer_step(self, batch: TensorDict) -> dict[str, Tensor]:
@@ -52,13 +64,15 @@ class MetaModule(lightning.LightningModule):
         raise TypeError(f"{type(self).__name__} does not adapt to a context.")
 
     def adapt(
-        self, context: Mapping[str, Tensor] | TensorDict, num_steps: int = 1
+        self, context: Mapping[str, Tensor] | TensorDict, num_steps: int | None = None
     ) -> nn.Sequential:
         """Adapt to one task and return its policy as ordinary layers; no simulator is involved.
 
         Args:
-            context: transitions of the task, observation [B, O], action [B, A], return_to_go [B].
-            num_steps: gradient steps; 0 for the policy before adaptation.
+            context: transitions of the task: ``context_fields``, for most methods observation
+                [B, O], action [B, A] and return_to_go [B].
+            num_steps: gradient steps; 0 for the policy before adaptation, None for the method's
+                ``adaptation_steps``.
 
         Returns:
             A network from observations [..., O] to mean actions [..., A].
@@ -66,7 +80,8 @@ class MetaModule(lightning.LightningModule):
         Raises:
             ValueError: if the context lacks a field, has a wrong size, or is not finite.
         """
-        tensors = check_context(context, self.hparams)
+        tensors = check_context(context, self.hparams, self.context_fields)
+        num_steps = self.adaptation_steps if num_steps is None else num_steps
         batch = TensorDict({name: value[None].to(self.device) for name, value in tensors.items()})
         return self.adapt_tasks(batch.auto_batch_size_(2), num_steps).task(0)
 
@@ -104,7 +119,7 @@ class MetaModule(lightning.LightningModule):
 
     def predict_step(self, batch: TensorDict, batch_idx: int) -> BatchedPolicy:
         """Return the policies adapted to every task of the batch."""
-        return self.adapt_tasks(batch["context"])
+        return self.adapt_tasks(batch["context"], self.adaptation_steps)
 
     def setup(self, stage: str) -> None:
         """Check Lightning's settings and the dataset's sizes against this module's.
@@ -195,6 +210,18 @@ class MetaModule(lightning.LightningModule):
         steps = -1 if trainer is None else int(trainer.max_steps)
         return steps if steps > 0 else None
 
+    def scheduled(self, optimizer: torch.optim.Optimizer, final_share: float) -> Any:
+        """Let learning rates fall linearly to a share of theirs at ``max_steps``.
+
+        Returns:
+            What ``configure_optimizers`` returns; the optimizer alone if nothing falls.
+        """
+        steps_in_all = self.planned_steps()
+        if final_share == 1.0 or steps_in_all is None:
+            return optimizer
+        schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, final_share, steps_in_all)
+        return [optimizer], [schedule]
+
     def check_finite(self, metrics: dict[str, Tensor]) -> None:
         """Stop at the first metric that is not finite.
 
@@ -240,26 +267,26 @@ class MetaModule(lightning.LightningModule):
 
 
 def check_context(
-    context: Mapping[str, Tensor] | TensorDict, sizes: Mapping[str, Any]
+    context: Mapping[str, Tensor] | TensorDict,
+    sizes: Mapping[str, Any],
+    fields: Sequence[str] = CONTEXT_FIELDS,
 ) -> dict[str, Tensor]:
     """Return the fields of a context of one task, checked against a method's sizes.
 
     Raises:
         ValueError: names the field, what was expected and what was found.
     """
-    last = {
-        "observation": (sizes["observation_size"],),
-        "action": (sizes["action_size"],),
-        "return_to_go": (),
-    }
     checked: dict[str, Tensor] = {}
-    for name, shape in last.items():
+    for name in fields:
+        size = "action_size" if name == "action" else "observation_size"
+        shape = (sizes[size],) if name == "action" or name.endswith("observation") else ()
         if name not in context.keys():
             raise ValueError(
-                f"The context needs the fields {', '.join(last)}; {name} is missing, found "
+                f"The context needs the fields {', '.join(fields)}; {name} is missing, found "
                 f"{', '.join(sorted(context.keys()))}."
             )
-        value = torch.as_tensor(context[name], dtype=torch.float32)
+        kind = torch.bool if name == "terminated" else torch.float32
+        value = torch.as_tensor(context[name], dtype=kind)
         if value.shape[1:] != shape or value.ndim != 1 + len(shape) or not len(value):
             raise ValueError(
                 f"Expected {name} of the context to have shape [B, {', '.join(map(str, shape))}], "

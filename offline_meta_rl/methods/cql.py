@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
+from offline_meta_rl.batch_checks import check_fields, check_one_hot_tasks
 from offline_meta_rl.cql_agent import CQLAgent, total_loss
 from offline_meta_rl.cql_losses import CQLNoise, CQLSettings, draw_noise
 from offline_meta_rl.methods.base import MetaModule
@@ -163,21 +164,10 @@ class CQL(MetaModule):
         """
         super().setup(stage)
         trainer: Any = self.trainer
-        datamodule, tasks = trainer.datamodule, self.hparams.one_hot_tasks
-        found = list(getattr(datamodule, "hparams", {}).get("fields", ()))
-        wanted = [*FIELDS, *(["task"] if tasks else [])]
-        if found and not set(wanted) <= set(found):
-            raise ValueError(
-                f"Expected batches with the fields {wanted}, found {found}. Set "
-                f"--data.init_args.fields='[{', '.join(wanted)}]'."
-            )
-        dataset = getattr(datamodule, "dataset", None)
-        if tasks and dataset is not None and dataset.manifest.num_tasks != tasks:
-            raise ValueError(
-                f"The module was built for {tasks} tasks, the data has "
-                f"{dataset.manifest.num_tasks}. Set --model.init_args.one_hot_tasks="
-                f"{dataset.manifest.num_tasks}, or 0."
-            )
+        tasks = self.hparams.one_hot_tasks
+        check_fields(trainer.datamodule, [*FIELDS, *(["task"] if tasks else [])])
+        if tasks:
+            check_one_hot_tasks(trainer.datamodule, tasks)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One Adam; actor and critics are its parameter groups."""
