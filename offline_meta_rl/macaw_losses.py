@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from offline_meta_rl import functional, networks
+from offline_meta_rl.awr_losses import AWRSettings, regression_loss, regression_weights
 from offline_meta_rl.inner import adapt
 from offline_meta_rl.networks import LayerParameters, ProbedMatrix
 
@@ -49,13 +50,9 @@ class Adapted(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(AWRSettings):
     """What the losses depend on besides parameters and data; see ``methods.macaw.Macaw``."""
 
-    sigma: float
-    temperature: float
-    max_weight: float
-    standardise_advantages: bool
     enriched: bool
     first_order: bool
     adapt_matrices: bool
@@ -112,8 +109,8 @@ def meta_loss(
 
     advantage = _advantage(adapted.value, outer, settings)
     mean = networks.policy_forward(adapted.policy, outer["observation"])
-    weight = _weights(advantage, settings)
-    policy_loss = _awr_loss(mean, outer["action"], weight, settings)
+    weight = regression_weights(advantage, settings)
+    policy_loss = regression_loss(mean, outer["action"], weight, settings)
 
     metrics = {
         "value_loss": value_loss,
@@ -147,8 +144,8 @@ def inner_loop(
             batch["action"],
             rectify_action=settings.rectify_head_action,
         )
-        weight = _weights(advantages[step], settings)
-        loss = _awr_loss(mean, batch["action"], weight, settings)
+        weight = regression_weights(advantages[step], settings)
+        loss = regression_loss(mean, batch["action"], weight, settings)
         if settings.enriched:
             coefficient = settings.positive(parameters.advantage_coefficient)
             loss = loss + coefficient * functional.advantage_loss(predicted, advantages[step])
@@ -229,19 +226,6 @@ def _advantage(value: list[Tensor], batch: Batch, settings: Settings) -> Tensor:
     bootstrap = settings.bootstrap_advantage
     returns = _bootstrap(value, batch) if bootstrap else _target(value, batch, settings)
     return (returns - networks.value_forward(value, batch["observation"])).detach()
-
-
-def _weights(advantage: Tensor, settings: Settings) -> Tensor:
-    return functional.advantage_weights(
-        advantage,
-        temperature=settings.temperature,
-        max_weight=settings.max_weight,
-        standardise=settings.standardise_advantages,
-    )
-
-
-def _awr_loss(mean: Tensor, action: Tensor, weight: Tensor, settings: Settings) -> Tensor:
-    return functional.awr_loss(functional.gaussian_log_prob(action, mean, settings.sigma), weight)
 
 
 def _is_probed(node: Any) -> bool:
