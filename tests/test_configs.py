@@ -24,6 +24,7 @@ RUNS = sorted(
     path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in ("defaults", *CONTROLS)
 )
 OVERLAYS = sorted(path.stem for path in CONFIGS.glob("*/*.yaml"))
+DATA_OF_THEIR_OWN: dict[str, dict[str, Any]] = {}
 HORIZON = 5
 SMALL = {
     "TaskBuffers": {"inner_batch_size": 4, "outer_batch_size": 4},
@@ -35,6 +36,8 @@ SMALL = {
     },
     "LifetimeBuffers": {"lifetime_steps": 60, "warmup_steps": 2, "batch_size": 4},
     "Macaw": {"width": 8, "head_width": 4, "latent_size": 3, "compile": False},
+    "MetaBehaviourCloning": {"width": 8, "latent_size": 3, "compile": False},
+    "MultitaskAWR": {"width": 8, "compile": False},
     "PerTaskSAC": {"hidden_size": 8},
     "SAC": {"hidden_size": 8},
     "Evaluate": {"episodes": 1, "context_size": 8},
@@ -139,7 +142,7 @@ def test_config_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     root = run(config, tmp_path)
     checkpoint = torch.load(root / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 6
-    if config["model"]["class_path"] == "Macaw":
+    if config["model"]["class_path"] in ("Macaw", "MetaBehaviourCloning", "MultitaskAWR"):
         assert (root / "results.json").is_file()
         assert (root / "checkpoints" / "best.ckpt").is_file()
     if config["model"]["class_path"] == "ReflectiveExplorer":
@@ -201,6 +204,16 @@ def test_overlay_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             assert stored[part]["init_args"][key] == value
 
 
+@pytest.mark.parametrize("name", ["cheetah_dir", "cheetah_vel", "ant", "walker", "point_robot"])
+@pytest.mark.parametrize("method", ["meta_bc", "multitask_awr"])
+def test_baselines_have_the_data_of_macaw(method: str, name: str) -> None:
+    macaw = read("quickstart" if name == "point_robot" else f"macaw_{name}")
+    baseline = read(f"{method}_{name}")
+    different = DATA_OF_THEIR_OWN.get(f"{method}_{name}", {})
+    assert baseline["data"]["class_path"] == macaw["data"]["class_path"]
+    assert baseline["data"]["init_args"] == macaw["data"]["init_args"] | different
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_sizes_are_those_of_the_family(name: str) -> None:
     config = read(name)
@@ -212,7 +225,8 @@ def test_sizes_are_those_of_the_family(name: str) -> None:
     assert arguments["action_size"] == family.action_size
     features = family.task_features(family.task_parameters(0)).shape[1]
     assert arguments.get("task_feature_size", features) == features
-    assert arguments.get("num_tasks", family.num_tasks) == family.num_tasks
+    for tasks in ("num_tasks", "one_hot_tasks"):
+        assert arguments.get(tasks, family.num_tasks) == family.num_tasks
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if name.endswith("_per_task")])

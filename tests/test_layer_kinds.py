@@ -15,6 +15,7 @@ from offline_meta_rl.layer_kinds import (
     LayerStack,
     count_parameters,
     make_stack,
+    matching_width,
 )
 
 CHEETAH = partial(networks.policy_sizes, 20, 6, depth=3, head_width=32)
@@ -77,6 +78,8 @@ def test_matched_layers_have_as_many_parameters_within_a_percent(
     wanted = count_parameters(sizes(100), 100, "weight_transform")
     found = numbers(make_stack(sizes, 100, 100, kind, match_parameters=True))
     assert found == pytest.approx(wanted, rel=0.01)
+    if kind == "plain" and sizes is CHEETAH:
+        assert matching_width(sizes, 100, 100, kind) == 1139
     narrow = make_stack(sizes, 100, 100, kind, match_parameters=False)
     assert (numbers(narrow) == wanted) is (kind == "weight_transform")
 
