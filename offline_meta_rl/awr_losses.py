@@ -16,7 +16,8 @@ from offline_meta_rl import functional
 from offline_meta_rl.stacked_networks import Layers, stacked_mlp
 
 Batch = Mapping[str, Tensor]
-"""observation [T, B, O], action [T, B, A], return_to_go [T, B]."""
+"""observation [T, B, O], action [T, B, A], return_to_go [T, B]; where returns are bootstrapped also
+terminal_observation [T, B, O] and terminal_discount [T, B]."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,19 @@ class AWRSettings:
     temperature: float
     max_weight: float
     standardise_advantages: bool
+
+
+@dataclass(frozen=True)
+class ActorCriticSettings(AWRSettings):
+    """What both losses depend on besides parameters and data.
+
+    Attributes:
+        bootstrap_advantage: the policy's advantages use R + gamma^k V(s_end) in place of R.
+        bootstrap_value: so does the target of the value function.
+    """
+
+    bootstrap_advantage: bool = False
+    bootstrap_value: bool = False
 
 
 class ActorCritic(NamedTuple):
@@ -58,20 +72,21 @@ def regression_loss(mean: Tensor, action: Tensor, weight: Tensor, settings: AWRS
     return functional.awr_loss(functional.gaussian_log_prob(action, mean, settings.sigma), weight)
 
 
-def value_loss(value: Layers, batch: Batch) -> Tensor:
-    """Return the squared error of V(s) from the Monte-Carlo return of each task, [T]."""
-    return functional.value_loss(_values(value, batch), batch["return_to_go"])
+def value_loss(value: Layers, batch: Batch, settings: ActorCriticSettings) -> Tensor:
+    """Return the squared error of V(s) from the return of each task, [T]."""
+    target = _returns(value, batch, settings.bootstrap_value)
+    return functional.value_loss(_values(value, batch["observation"]), target)
 
 
-def policy_loss(networks: ActorCritic, batch: Batch, settings: AWRSettings) -> Tensor:
+def policy_loss(networks: ActorCritic, batch: Batch, settings: ActorCriticSettings) -> Tensor:
     """Return the policy's loss of each task, [T]; the value function gets no gradient from it."""
     mean = torch.tanh(stacked_mlp(networks.policy, batch["observation"]))
-    weight = regression_weights(_advantage(networks.value, batch), settings)
+    weight = regression_weights(_advantage(networks.value, batch, settings), settings)
     return regression_loss(mean, batch["action"], weight, settings)
 
 
 def losses(
-    networks: ActorCritic, batch: Batch, task_weight: Tensor, settings: AWRSettings
+    networks: ActorCritic, batch: Batch, task_weight: Tensor, settings: ActorCriticSettings
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the weighted sum of both losses over tasks, [], and what to log.
 
@@ -79,12 +94,12 @@ def losses(
         networks: of the T tasks.
         batch: of the T tasks.
         task_weight: weight of each task's loss, [T].
-        settings: of the policy's loss.
+        settings: of both losses.
     """
     metrics = {
-        "value_loss": value_loss(networks.value, batch),
+        "value_loss": value_loss(networks.value, batch, settings),
         "policy_loss": policy_loss(networks, batch, settings),
-        "advantage": _advantage(networks.value, batch).mean(dim=-1),
+        "advantage": _advantage(networks.value, batch, settings).mean(dim=-1),
     }
     loss = (task_weight * (metrics["value_loss"] + metrics["policy_loss"])).sum()
     return loss, {name: (task_weight * each).sum().detach() for name, each in metrics.items()}
@@ -97,7 +112,7 @@ def fine_tune(
     num_steps: int,
     policy_learning_rate: float,
     value_learning_rate: float,
-    settings: AWRSettings,
+    settings: ActorCriticSettings,
 ) -> ActorCritic:
     """Fine-tune every task's networks on its context, all tasks as one batch.
 
@@ -118,7 +133,7 @@ def fine_tune(
         )
         for _ in range(num_steps):
             adam_value.zero_grad()
-            value_loss(tuned.value, context).sum().backward()  # type: ignore[no-untyped-call]
+            value_loss(tuned.value, context, settings).sum().backward()  # type: ignore[no-untyped-call]
             adam_value.step()
             adam_policy.zero_grad()
             policy_loss(tuned, context, settings).sum().backward()  # type: ignore[no-untyped-call]
@@ -130,9 +145,20 @@ def _leaf(tensor: Tensor) -> Tensor:
     return tensor.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
 
 
-def _values(value: Layers, batch: Batch) -> Tensor:
-    return stacked_mlp(value, batch["observation"]).squeeze(-1)
+def _values(value: Layers, observation: Tensor) -> Tensor:
+    return stacked_mlp(value, observation).squeeze(-1)
 
 
-def _advantage(value: Layers, batch: Batch) -> Tensor:
-    return (batch["return_to_go"] - _values(value, batch)).detach()
+def _returns(value: Layers, batch: Batch, bootstrap: bool) -> Tensor:
+    """Return R, or R + gamma^k V(s_end), [T, B], without gradient."""
+    if not bootstrap:
+        return batch["return_to_go"]
+    terminal = _values(value, batch["terminal_observation"])
+    return functional.bootstrapped_return(
+        batch["return_to_go"], terminal, batch["terminal_discount"]
+    ).detach()
+
+
+def _advantage(value: Layers, batch: Batch, settings: ActorCriticSettings) -> Tensor:
+    returns = _returns(value, batch, settings.bootstrap_advantage)
+    return (returns - _values(value, batch["observation"])).detach()

@@ -12,9 +12,9 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from offline_meta_rl import awr_losses
-from offline_meta_rl.awr_losses import ActorCritic, AWRSettings, Batch
-from offline_meta_rl.batch_checks import check_one_hot_tasks
-from offline_meta_rl.methods.base import MetaModule
+from offline_meta_rl.awr_losses import ActorCritic, ActorCriticSettings, Batch
+from offline_meta_rl.batch_checks import check_fields, check_one_hot_tasks
+from offline_meta_rl.methods.base import CONTEXT_FIELDS, MetaModule
 from offline_meta_rl.networks import BatchedPolicy
 from offline_meta_rl.stacked_networks import StackedMLP, of_tasks
 
@@ -35,6 +35,9 @@ class MultitaskAWR(MetaModule):
         temperature: T.
         max_weight: largest advantage weight.
         standardise_advantages: per task and batch, before the exponent.
+        bootstrap_advantage: authors: advantages use R + gamma^k V(s_end) in place of R, with the
+            last observation of the transition's episode.
+        bootstrap_value: authors, in the variant ``multitask``: so does the value function's target.
         policy_learning_rate: of Adam in training.
         value_learning_rate: of Adam in training.
         final_learning_rate: share of both that is left at the trainer's ``max_steps``, reached
@@ -60,6 +63,8 @@ class MultitaskAWR(MetaModule):
         temperature: float = 1.0,
         max_weight: float = 20.0,
         standardise_advantages: bool = True,
+        bootstrap_advantage: bool = False,
+        bootstrap_value: bool = False,
         policy_learning_rate: float = 1e-4,
         value_learning_rate: float = 1e-5,
         final_learning_rate: float = 1.0,
@@ -76,8 +81,22 @@ class MultitaskAWR(MetaModule):
         hidden = [observation_size + one_hot_tasks, *[width] * depth]
         self.policy = StackedMLP(1, [*hidden, action_size])
         self.value = StackedMLP(1, [*hidden, 1])
-        self.settings = AWRSettings(sigma, temperature, max_weight, standardise_advantages)
+        self.settings = ActorCriticSettings(
+            sigma,
+            temperature,
+            max_weight,
+            standardise_advantages,
+            bootstrap_advantage,
+            bootstrap_value,
+        )
         self._gradient = self.compiled(self.gradient, compile, compile_mode)
+
+    @property
+    def context_fields(self) -> tuple[str, ...]:
+        """What a context must hold; batches too."""
+        if self.settings.bootstrap_advantage or self.settings.bootstrap_value:
+            return (*CONTEXT_FIELDS, "terminal_observation", "terminal_discount")
+        return CONTEXT_FIELDS
 
     def networks(self) -> ActorCritic:
         """Return the two networks as they are learned; their input ends with the code."""
@@ -114,7 +133,7 @@ class MultitaskAWR(MetaModule):
         """Fine-tune on the contexts of T tasks, [T, B], with a code of zeros.
 
         Args:
-            context: observation, action, return_to_go of each task, [T, B].
+            context: ``context_fields`` of each task, [T, B].
             num_steps: steps of Adam; 0 for the policy before adaptation.
 
         Returns:
@@ -142,14 +161,16 @@ class MultitaskAWR(MetaModule):
         return awr_losses.losses(tuned, dict(query), weight, self.settings)[1]
 
     def setup(self, stage: str) -> None:
-        """Check the number of tasks too.
+        """Check the batches' fields and the number of tasks too.
 
         Raises:
-            ValueError: the data has another number of tasks.
+            ValueError: the data has other fields, or another number of tasks.
         """
         super().setup(stage)
         trainer: Any = self.trainer
-        check_one_hot_tasks(getattr(trainer, "datamodule", None), self.hparams.one_hot_tasks)
+        datamodule = getattr(trainer, "datamodule", None)
+        check_fields(datamodule, self.context_fields)
+        check_one_hot_tasks(datamodule, self.hparams.one_hot_tasks)
 
     def configure_optimizers(self) -> Any:
         """One fused Adam; policy and value function are its parameter groups."""

@@ -25,6 +25,8 @@ def make(**options: Any) -> MultitaskAWR:
 
 def random_batch() -> TensorDict:
     fields = reference.random_batch(TASKS, ROWS, 4, 2, dtype=torch.float64)
+    fields["terminal_observation"] = torch.randn(TASKS, ROWS, 4, dtype=torch.float64)
+    fields["terminal_discount"] = torch.rand(TASKS, ROWS, dtype=torch.float64)
     return TensorDict(fields, batch_size=(TASKS, ROWS))
 
 
@@ -34,16 +36,25 @@ def layers_of(network: torch.nn.Module) -> list[reference.Layer]:
 
 
 def slow_losses(
-    policy: list[reference.Layer], value: list[reference.Layer], inputs: Tensor, data: TensorDict
+    module: MultitaskAWR,
+    policy: list[reference.Layer],
+    value: list[reference.Layer],
+    data: TensorDict,
+    task: int | None,
 ) -> tuple[Tensor, Tensor]:
-    """Both losses of one task; ``inputs`` are observations with their code."""
+    """Both losses of one task, whose code is appended to every observation."""
+    inputs = with_code(data["observation"], task)
     estimate, returns = reference.value(value, inputs), data["return_to_go"]
+    terminal = reference.value(value, with_code(data["terminal_observation"], task))
+    bootstrapped = (returns + data["terminal_discount"] * terminal).detach()
+    target = bootstrapped if module.hparams["bootstrap_value"] else returns
+    returns = bootstrapped if module.hparams["bootstrap_advantage"] else returns
     hidden = inputs
     for layer in policy[:-1]:
         hidden = torch.relu(reference.apply(layer, hidden))
     mean = torch.tanh(reference.apply(policy[-1], hidden))
     weight = reference.regression_weight((returns - estimate).detach())
-    return reference.squared_error(estimate, returns), reference.awr(mean, data["action"], weight)
+    return reference.squared_error(estimate, target), reference.awr(mean, data["action"], weight)
 
 
 def with_code(observation: Tensor, task: int | None) -> Tensor:
@@ -53,15 +64,22 @@ def with_code(observation: Tensor, task: int | None) -> Tensor:
     return torch.cat([observation, code], dim=-1)
 
 
-def test_gradient_is_that_of_one_network_told_the_task() -> None:
-    module, batch = make(), random_batch()
+VARIANTS = [
+    {},
+    {"bootstrap_advantage": True},
+    {"bootstrap_advantage": True, "bootstrap_value": True},
+]
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=["paper", "standard", "multitask"])
+def test_gradient_is_that_of_one_network_told_the_task(options: dict[str, bool]) -> None:
+    module, batch = make(**options), random_batch()
     task, weight = torch.tensor([5, 0, 3]), torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
     found, metrics = module.gradient(module.networks(), dict(batch), task, weight)
     policy, value = layers_of(module.policy), layers_of(module.value)
     total, by_name = torch.zeros((), dtype=torch.float64), {"value_loss": 0.0, "policy_loss": 0.0}
     for row, (index, share) in enumerate(zip(task.tolist(), weight, strict=True)):
-        inputs = with_code(batch["observation"][row], index)
-        losses = slow_losses(policy, value, inputs, batch[row])
+        losses = slow_losses(module, policy, value, batch[row], index)
         total = total + share * sum(losses)
         for name, loss in zip(by_name, losses, strict=True):
             by_name[name] += (share * loss.detach()).item()
@@ -90,20 +108,21 @@ def adam_alone(module: MultitaskAWR, data: TensorDict, num_steps: int) -> list[r
     )
     adam_value = torch.optim.Adam([t for layer in value for t in layer], lr=0.03)
     adam_policy = torch.optim.Adam([t for layer in policy for t in layer], lr=0.01)
-    inputs = with_code(data["observation"], None)
     for _ in range(num_steps):
         adam_value.zero_grad()
-        slow_losses(policy, value, inputs, data)[0].backward()
+        slow_losses(module, policy, value, data, None)[0].backward()
         adam_value.step()
         adam_policy.zero_grad()
-        slow_losses(policy, value, inputs, data)[1].backward()
+        slow_losses(module, policy, value, data, None)[1].backward()
         adam_policy.step()
     return policy
 
 
-@pytest.mark.parametrize("num_steps", [1, 20])
-def test_fine_tuning_of_all_tasks_equals_adam_on_each_alone(num_steps: int) -> None:
-    module, context = make(), random_batch()
+@pytest.mark.parametrize(("num_steps", "options"), [(1, {}), (20, {}), (20, VARIANTS[2])])
+def test_fine_tuning_of_all_tasks_equals_adam_on_each_alone(
+    num_steps: int, options: dict[str, bool]
+) -> None:
+    module, context = make(**options), random_batch()
     with torch.no_grad():  # as while validating
         found = module.adapt_tasks(context, num_steps)
     for task in range(TASKS):
@@ -147,6 +166,8 @@ def test_adapt_and_held_out_losses_take_the_methods_own_number_of_steps() -> Non
 def test_another_number_of_tasks_is_refused(tmp_path: Path) -> None:
     path = make_dataset(tmp_path / "data", num_tasks=6)
     data = TaskBuffers(env="point_robot", path=str(path), inner_batch_size=4, outer_batch_size=4)
+    with pytest.raises(ValueError, match=r"fields .*'terminal_discount'\], found .* Set --data"):
+        quiet_trainer(tmp_path, 1).fit(make(bootstrap_value=True).float(), datamodule=data)
     with pytest.raises(
         ValueError, match=r"built for 7 tasks, the data has 6\. Set --model.*one_hot_tasks=6"
     ):
