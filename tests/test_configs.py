@@ -24,7 +24,13 @@ RUNS = sorted(
     path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in ("defaults", *CONTROLS)
 )
 OVERLAYS = sorted(path.stem for path in CONFIGS.glob("*/*.yaml"))
-DATA_OF_THEIR_OWN: dict[str, dict[str, Any]] = {}
+BOOTSTRAPPED = ["terminal_observation", "terminal_discount"]
+DATA_OF_THEIR_OWN: dict[str, dict[str, Any]] = {
+    "multitask_awr_point_robot": {
+        "discount": 0.65,
+        "fields": ["observation", "action", "return_to_go", *BOOTSTRAPPED],
+    }
+}
 HORIZON = 5
 SMALL = {
     "TaskBuffers": {"inner_batch_size": 4, "outer_batch_size": 4},
