@@ -45,7 +45,7 @@ def of_tasks(layers: Layers, observation_size: int, num_tasks: int, task: Tensor
         for weight, bias in layers
     ]
     if task is not None:
-        bias = bias + weight[0, observation_size + task][:, None]
+        bias = bias + layers[0][0][0, observation_size + task][:, None]
     return [(weight[:, :observation_size], bias), *rest]
 
 
