@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from tensordict import TensorDict
 from torch import Tensor
 
+KINDS = {"task": torch.int64, "terminated": torch.bool}
+"""Of the fields that are no float32."""
+
 
 def context_from_episodes(
     episodes: Sequence[Mapping[str, Any]], *, discount: float = 0.99
@@ -86,7 +89,7 @@ def check_context(
             )
         size = next((key for key in ("observation", "action") if name.endswith(key)), None)
         shape = () if size is None else (sizes[f"{size}_size"],)
-        kind = torch.int64 if name == "task" else torch.float32
+        kind = KINDS.get(name, torch.float32)
         value = torch.as_tensor(context[name], dtype=kind)
         if value.shape[1:] != shape or value.ndim != 1 + len(shape) or not len(value):
             raise ValueError(

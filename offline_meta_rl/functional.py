@@ -23,6 +23,55 @@ def value_loss(value: Tensor, target: Tensor) -> Tensor:
     return torch.square(value - target).mean(dim=-1)
 
 
+def expectile_loss(value: Tensor, target: Tensor, expectile: float) -> Tensor:
+    """Return the asymmetric squared error of each task (IQL, Kostrikov et al., 2021, Eq. 5).
+
+    |tau - 1(u < 0)| u^2 with u = target - value. Above one half the value is drawn to the upper end
+    of the returns seen at a state; tau = 1/2 is half of ``value_loss``.
+
+    Args:
+        value: V(s), [T, B].
+        target: Monte-Carlo returns, [T, B].
+        expectile: tau, in (0, 1).
+
+    Returns:
+        [T].
+    """
+    error = target - value
+    weight = torch.abs(expectile - (error < 0).to(error.dtype))
+    return (weight * torch.square(error)).mean(dim=-1)
+
+
+def td_lambda_return(
+    return_to_go: Tensor,
+    reward: Tensor,
+    next_value: Tensor,
+    terminated: Tensor,
+    *,
+    discount: float,
+    td_lambda: float,
+) -> Tensor:
+    """Return (1 - lambda) (r + gamma V(s')) + lambda R: a lambda-return of single transitions.
+
+    The lambda-return obeys G_t = r_t + gamma ((1 - lambda) V(s_{t+1}) + lambda G_{t+1}) (Sutton and
+    Barto, 2018, section 12.1, in recursive form). Transitions drawn one by one do not know
+    G_{t+1}; here the observed return R_{t+1} stands for it. lambda = 0 is TD(0), 1 is Monte-Carlo.
+
+    Args:
+        return_to_go: R, [T, B].
+        reward: r, [T, B].
+        next_value: V(s'), [T, B]; after a truncated episode too.
+        terminated: the transition ended in a state that nothing follows, [T, B] bool.
+        discount: gamma, that of ``return_to_go``.
+        td_lambda: lambda, in [0, 1].
+
+    Returns:
+        [T, B].
+    """
+    one_step = reward + discount * torch.where(terminated, 0.0, next_value)
+    return (1.0 - td_lambda) * one_step + td_lambda * return_to_go
+
+
 def gaussian_log_prob(action: Tensor, mean: Tensor, sigma: float) -> Tensor:
     """Return log N(action; mean, sigma^2 I), summed over action dimensions.
 

@@ -8,7 +8,8 @@ step on (z, M, c) with step sizes (a_z, a_M, a_c) gives
 
 so a task's own M' is never formed: g and z' are vectors, M is shared by all tasks. After several
 steps M' is M minus a sum of rank-one terms, which are kept as factors. This is exact, and
-differentiable in the meta-parameters and in the step sizes to any order.
+differentiable in the meta-parameters and in the step sizes to any order. Where M generates the
+biases alone (see ``layer_kinds``) g stands for their part of the gradient in all terms with M.
 
 Shapes: T tasks, L layers, Z latent size, D numbers of one generated layer.
 """
@@ -18,7 +19,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from offline_meta_rl.networks import LayerParameters, generate, times, transposed_times
+from offline_meta_rl.networks import (
+    LayerParameters,
+    add_product,
+    generate,
+    times,
+    transposed_times,
+)
 
 InnerLoss = Callable[[list[Tensor], int], Tensor]
 """Maps the generated layers ([T, D] each) and the step's index to the *sum* of the tasks' losses.
@@ -41,7 +48,8 @@ def adapt(
 
     Args:
         layers: meta-parameters of the L layers, shared by all tasks.
-        step_sizes: [L, 3], of (z, M, c) of each layer, positive.
+        step_sizes: positive, of the tensors of each layer: [L, 3] of (z, M, c), [L, 4] of (z, M,
+            c's weights, c's biases), or, for ordinary layers, [L, 2] of (weights, biases).
         loss: the inner loss.
         num_tasks: T.
         num_steps: gradient steps, >= 0.
@@ -99,16 +107,38 @@ class AdaptedLayer:
 
     def __init__(self, layer: LayerParameters, step_sizes: Tensor) -> None:
         self.matrix = layer.matrix
-        self.latent_step, self.matrix_step, self.vector_step = step_sizes.unbind()
+        self.transformed = layer.latent.numel() > 0
+        sizes = list(step_sizes.unbind())
+        if self.transformed:
+            self.latent_step, self.matrix_step, *sizes = sizes
+        self.vector_step = sizes[0]
+        self.rows = layer.matrix.shape[0]
+        if len(sizes) == 2:
+            weights = layer.vector.numel() - self.rows
+            self.vector_step = torch.cat([sizes[0].expand(weights), sizes[1].expand(self.rows)])
         self.latent, self.vector = layer.latent[None], layer.vector[None]
         self.factors: list[tuple[Tensor, Tensor]] = []  # (g [T, D], z [T or 1, Z]) of each step
 
     def step(self, gradient: Tensor, first_order: bool) -> Tensor:
         """Take one step along ``gradient`` [T, D]; return the new theta [T, D]."""
-        old_latent = self.latent
         if first_order:
-            gradient, old_latent = gradient.detach(), old_latent.detach()
-        # M_k^T g, with M_k = M - a_M sum_j g_j z_j^T
+            gradient = gradient.detach()
+        if self.transformed:
+            self._step_latent(gradient, first_order)
+        self.vector = self.vector - self.vector_step * gradient
+        if not self.transformed:
+            return self.vector
+        theta = add_product(self.vector, times(self.matrix, self.latent))
+        for past_gradient, past_latent in self.factors:
+            overlap = (past_latent * self.latent).sum(dim=-1, keepdim=True)
+            theta = add_product(theta, -self.matrix_step * overlap * past_gradient)
+        return theta
+
+    def _step_latent(self, gradient: Tensor, first_order: bool) -> None:
+        """Move z along M_k^T g, with M_k = M - a_M sum_j g_j z_j^T, and keep M's own step."""
+        old_latent = self.latent.detach() if first_order else self.latent
+        if self.rows < gradient.shape[-1]:  # M reaches the biases only
+            gradient = gradient[:, -self.rows :]
         latent_gradient = transposed_times(self.matrix, gradient)
         for past_gradient, past_latent in self.factors:
             overlap = (past_gradient * gradient).sum(dim=-1, keepdim=True)
@@ -117,12 +147,6 @@ class AdaptedLayer:
             latent_gradient = latent_gradient.detach()
         self.factors.append((gradient, old_latent))
         self.latent = self.latent - self.latent_step * latent_gradient
-        self.vector = self.vector - self.vector_step * gradient
-        theta = times(self.matrix, self.latent) + self.vector
-        for past_gradient, past_latent in self.factors:
-            overlap = (past_latent * self.latent).sum(dim=-1, keepdim=True)
-            theta = theta - self.matrix_step * overlap * past_gradient
-        return theta
 
     def parameters(self, num_tasks: int) -> LayerParameters:
         """Return z [T, Z], M [T, D, Z] and c [T, D] of every task, formed from the factors.

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from offline_meta_rl import functional, networks
+from offline_meta_rl.awr_losses import AWRSettings, regression_loss, regression_weights
 from offline_meta_rl.inner import AdaptedLayer, adapt_layers
 from offline_meta_rl.networks import LayerParameters, ProbedMatrix
 
 Batch = Mapping[str, Tensor]
 """observation [T, B, O], action [T, B, A], return_to_go [T, B]; where advantages or targets are
-bootstrapped also terminal_observation [T, B, O] and terminal_discount [T, B]."""
+bootstrapped also terminal_observation [T, B, O] and terminal_discount [T, B]; for ``td_lambda``
+also reward [T, B], next_observation [T, B, O] and terminated [T, B] (bool)."""
 
 
 class MetaParameters(NamedTuple):
@@ -28,8 +30,8 @@ class MetaParameters(NamedTuple):
     Attributes:
         policy: layers of ``networks.policy_sizes``.
         value: layers of ``networks.value_sizes``.
-        policy_step_sizes: [layers, 3], of (z, M, c).
-        value_step_sizes: [layers, 3].
+        policy_step_sizes: [layers, 3], of (z, M, c); see ``inner.adapt`` for other layers.
+        value_step_sizes: the same.
         advantage_coefficient: lambda of Eq. 3, [].
     """
 
@@ -53,13 +55,9 @@ class Adapted(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(AWRSettings):
     """What the losses depend on besides parameters and data; see ``methods.macaw.Macaw``."""
 
-    sigma: float
-    temperature: float
-    max_weight: float
-    standardise_advantages: bool
     enriched: bool
     first_order: bool
     adapt_matrices: bool
@@ -68,6 +66,10 @@ class Settings:
     bootstrap_outer_value: bool
     rectify_head_action: bool
     split_inner_batch: bool
+    value_target: Literal["monte_carlo", "td_lambda", "expectile"]
+    td_lambda: float
+    expectile: float
+    discount: float
     num_action_layers: int
 
     def positive(self, logarithm: Tensor) -> Tensor:
@@ -76,11 +78,12 @@ class Settings:
         return torch.exp(logarithm) if exp else nn.functional.softplus(logarithm)
 
     def step_sizes(self, logarithm: Tensor) -> Tensor:
-        """Return the step sizes of (z, M, c) of each layer, [layers, 3]."""
+        """Return the step sizes of every layer's tensors, z first, [layers, tensors]."""
         sizes = self.positive(logarithm)
         if self.adapt_matrices:
             return sizes
-        return sizes * torch.tensor([1.0, 0.0, 0.0], device=sizes.device, dtype=sizes.dtype)
+        latent_only = torch.eye(sizes.shape[-1], device=sizes.device, dtype=sizes.dtype)[0]
+        return sizes * latent_only
 
 
 def meta_loss(
@@ -103,16 +106,16 @@ def meta_loss(
         settings: of the losses.
     """
     adapted = inner_loop(parameters, inner, num_steps=num_steps, settings=settings)
-    target = outer["return_to_go"]
+    target = _target(adapted.value, outer, settings)
     if settings.bootstrap_outer_value:
         target = _bootstrap(_target_value(parameters, inner, settings), outer)
     value = networks.value_forward(adapted.value, outer["observation"])
-    value_loss = functional.value_loss(value, target)
+    value_loss = _value_loss(value, target, settings)
 
     advantage = _advantage(adapted.value, outer, settings)
     mean = networks.policy_forward(adapted.policy, outer["observation"])
-    weight = _weights(advantage, settings)
-    policy_loss = _awr_loss(mean, outer["action"], weight, settings)
+    weight = regression_weights(advantage, settings)
+    policy_loss = regression_loss(mean, outer["action"], weight, settings)
 
     metrics = {
         "value_loss": value_loss,
@@ -146,8 +149,8 @@ def inner_loop(
             batch["action"],
             rectify_action=settings.rectify_head_action,
         )
-        weight = _weights(advantages[step], settings)
-        loss = _awr_loss(mean, batch["action"], weight, settings)
+        weight = regression_weights(advantages[step], settings)
+        loss = regression_loss(mean, batch["action"], weight, settings)
         if settings.enriched:
             coefficient = settings.positive(parameters.advantage_coefficient)
             loss = loss + coefficient * functional.advantage_loss(predicted, advantages[step])
@@ -180,7 +183,7 @@ def _adapt_value(
 
     def loss(thetas: list[Tensor], step: int) -> Tensor:
         value = networks.value_forward(thetas, batches[step]["observation"])
-        return functional.value_loss(value, batches[step]["return_to_go"]).sum()
+        return _value_loss(value, _target(thetas, batches[step], settings), settings).sum()
 
     return adapt_layers(
         parameters.value,
@@ -205,23 +208,30 @@ def _bootstrap(value: list[Tensor], batch: Batch) -> Tensor:
     ).detach()
 
 
-def _advantage(value: list[Tensor], batch: Batch, settings: Settings) -> Tensor:
-    bootstrap = settings.bootstrap_advantage
-    returns = _bootstrap(value, batch) if bootstrap else batch["return_to_go"]
-    return (returns - networks.value_forward(value, batch["observation"])).detach()
-
-
-def _weights(advantage: Tensor, settings: Settings) -> Tensor:
-    return functional.advantage_weights(
-        advantage,
-        temperature=settings.temperature,
-        max_weight=settings.max_weight,
-        standardise=settings.standardise_advantages,
+def _target(value: list[Tensor], batch: Batch, settings: Settings) -> Tensor:
+    """Return what the value function regresses onto, [T, B], a constant for all gradients."""
+    if settings.value_target != "td_lambda":
+        return batch["return_to_go"]
+    return functional.td_lambda_return(
+        batch["return_to_go"],
+        batch["reward"],
+        networks.value_forward(value, batch["next_observation"]).detach(),
+        batch["terminated"],
+        discount=settings.discount,
+        td_lambda=settings.td_lambda,
     )
 
 
-def _awr_loss(mean: Tensor, action: Tensor, weight: Tensor, settings: Settings) -> Tensor:
-    return functional.awr_loss(functional.gaussian_log_prob(action, mean, settings.sigma), weight)
+def _value_loss(value: Tensor, target: Tensor, settings: Settings) -> Tensor:
+    if settings.value_target == "expectile":
+        return functional.expectile_loss(value, target, settings.expectile)
+    return functional.value_loss(value, target)
+
+
+def _advantage(value: list[Tensor], batch: Batch, settings: Settings) -> Tensor:
+    bootstrap = settings.bootstrap_advantage
+    returns = _bootstrap(value, batch) if bootstrap else _target(value, batch, settings)
+    return (returns - networks.value_forward(value, batch["observation"])).detach()
 
 
 def _is_probed(node: Any) -> bool:

@@ -22,7 +22,8 @@ from offline_meta_rl.networks import LayerParameters, ProbedMatrix
 
 
 def _is_layer(node: Any) -> bool:
-    return isinstance(node, LayerParameters)
+    """Layers without a matrix are ordinary tensors."""
+    return isinstance(node, LayerParameters) and node.latent.numel() > 0
 
 
 def meta_gradient(
@@ -74,7 +75,7 @@ def meta_gradient(
 
 
 def _zero_probes(matrix: Tensor, num_tasks: int, num_steps: int) -> list[Tensor]:
-    """Probes of M z [1, D], then of each step's M^T g [T, Z] and M z' [T, D]."""
+    """Probes of M z [1, D], then of each step's M^T g [T, Z] and M z' [T, D] (D: rows of M)."""
     size, latent_size = matrix.shape
     probes = [matrix.new_zeros(1, size)]
     for _ in range(num_steps):

@@ -1,13 +1,12 @@
 """Networks whose layers are generated from latent codes (MACAW, section 4.3 and Appendix B).
 
 A *weight-transform* layer keeps a latent code z, a matrix M and a vector c and generates all
-weights and biases of one linear layer, theta = M z + c. A network is a list of such layers; what
-runs on data are functions of the generated ``theta``, one row per task, so that all tasks are one
-batched matrix product. Shapes: T tasks, B transitions, Z latent size, D = in * out + out numbers of
-one generated layer.
+weights and biases of one linear layer, theta = M z + c (``layer_kinds`` has the modules and the
+other kinds of layers). A network is a list of such layers; what runs on data are functions of the
+generated ``theta``, one row per task, so that all tasks are one batched matrix product. Shapes: T
+tasks, B transitions, Z latent size, D = in * out + out numbers of one generated layer.
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,6 +29,11 @@ class ProbedMatrix:
         self.matrix, self.probes = matrix, probes
         self.factors: list[Tensor] = []
 
+    @property
+    def shape(self) -> torch.Size:
+        """Of the matrix."""
+        return self.matrix.shape
+
     def multiply(self, product: Tensor, factor: Tensor) -> Tensor:
         """Add the next probe to a product and keep its other factor."""
         self.factors.append(factor)
@@ -37,7 +41,11 @@ class ProbedMatrix:
 
 
 class LayerParameters(NamedTuple):
-    """Meta-parameters of one layer: latent z [Z], matrix M [D, Z], vector c [D]."""
+    """Meta-parameters of one layer: latent z [Z], matrix M [D, Z], vector c [D].
+
+    M may have fewer rows than D, the number of biases: then M z adds to the biases alone. With Z of
+    0 the layer is an ordinary one, theta = c. See ``offline_meta_rl.layer_kinds``.
+    """
 
     latent: Tensor
     matrix: Tensor | ProbedMatrix
@@ -58,58 +66,17 @@ def transposed_times(matrix: Tensor | ProbedMatrix, gradient: Tensor) -> Tensor:
     return gradient @ matrix
 
 
-class WeightTransformLinear(nn.Module):
-    """A linear layer whose weights and biases are theta = M z + c.
-
-    The first in * out numbers of theta are the weight [in, out], row by row, the rest the bias.
-
-    Args:
-        in_features: size of the input.
-        out_features: size of the output.
-        latent_size: Z; 0 makes it an ordinary linear layer (theta = c), for the ablation.
-    """
-
-    def __init__(self, in_features: int, out_features: int, latent_size: int = 100) -> None:
-        super().__init__()
-        self.in_features, self.out_features = in_features, out_features
-        size = in_features * out_features + out_features
-        self.latent = nn.Parameter(torch.empty(latent_size))
-        self.matrix = nn.Parameter(torch.empty(size, latent_size))
-        self.vector = nn.Parameter(torch.empty(size))
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Initialise as the authors do: z ~ N(0, 1 / out^2), M and c ~ U(-Z^-1/2, Z^-1/2)."""
-        latent_size = self.latent.numel()
-        nn.init.normal_(self.latent, std=1.0 / self.out_features) if latent_size else None
-        bound = 1.0 / math.sqrt(latent_size or self.in_features)
-        nn.init.uniform_(self.matrix, -bound, bound) if latent_size else None
-        nn.init.uniform_(self.vector, -bound, bound)
-
-    def layer(self) -> LayerParameters:
-        """Return the meta-parameters as a tuple."""
-        return LayerParameters(self.latent, self.matrix, self.vector)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Apply the generated layer, [..., in] -> [..., out]."""
-        weight, bias = split_theta(generate(self.layer()), self.in_features)
-        return inputs @ weight[0] + bias[0]
-
-
-class WeightTransformStack(nn.ModuleList):
-    """Weight-transform layers of given (in, out) sizes; functions below say how they connect."""
-
-    def __init__(self, sizes: Sequence[tuple[int, int]], latent_size: int) -> None:
-        super().__init__(WeightTransformLinear(i, o, latent_size) for i, o in sizes)
-
-    def layers(self) -> list[LayerParameters]:
-        """Return the meta-parameters of every layer."""
-        return [module.layer() for module in self]  # type: ignore[operator]
+def add_product(theta: Tensor, product: Tensor) -> Tensor:
+    """Add a product with M, [n, D] or shorter, to the last of theta's numbers, [n, D]."""
+    missing = theta.shape[-1] - product.shape[-1]
+    return (nn.functional.pad(product, (missing, 0)) if missing else product) + theta
 
 
 def generate(layer: LayerParameters) -> Tensor:
     """Return theta = M z + c, [1, D]."""
-    return times(layer.matrix, layer.latent[None]) + layer.vector
+    if not layer.latent.numel():
+        return layer.vector[None]
+    return add_product(layer.vector[None], times(layer.matrix, layer.latent[None]))
 
 
 def split_theta(theta: Tensor, in_features: int) -> tuple[Tensor, Tensor]:

@@ -47,6 +47,30 @@ def conditioned_mlp(layers: Layers, inputs: Tensor, latent: Tensor) -> Tensor:
     return stacked_mlp(rest, torch.relu(hidden).flatten(1, 2)).unflatten(1, inputs.shape[:2])
 
 
+def of_tasks(layers: Layers, observation_size: int, num_tasks: int, task: Tensor | None) -> Layers:
+    """Return a network of each of T tasks, from one network that is told the task.
+
+    The one-hot code that ends the network's input becomes a part of the first bias, and what is
+    left is a function of the observation.
+
+    Args:
+        layers: of one network (N = 1) of [observation, code].
+        observation_size: O.
+        num_tasks: T.
+        task: index of each task, [T]; None for a code of zeros.
+
+    Returns:
+        Layers of T networks, views of the one network's but for the first bias.
+    """
+    (weight, bias), *rest = [
+        (weight.expand(num_tasks, -1, -1), bias.expand(num_tasks, -1, -1))
+        for weight, bias in layers
+    ]
+    if task is not None:
+        bias = bias + layers[0][0][0, observation_size + task][:, None]
+    return [(weight[:, :observation_size], bias), *rest]
+
+
 class StackedMLP(nn.Module):
     """N networks of the same sizes.
 

@@ -6,12 +6,13 @@ benchmark. Shapes: B transitions of one task.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-Layer = tuple[Tensor, Tensor, Tensor]  # z, M, c
+Layer = tuple[Tensor, ...]  # (z, M, c); bias transform: (u, B, A, a); plain: (A, a)
+Batch = Mapping[str, Tensor]
 
 
 def weights(layer: Layer, in_features: int) -> tuple[Tensor, Tensor]:
@@ -25,9 +26,23 @@ def weights(layer: Layer, in_features: int) -> tuple[Tensor, Tensor]:
 
 
 def apply(layer: Layer, inputs: Tensor) -> Tensor:
-    """One generated layer on [B, in]."""
-    weight, bias = weights(layer, inputs.shape[-1])
+    """One layer on [B, in]: generated, x A + a + u B, or x A + a."""
+    if len(layer) == 4:
+        latent, transform, weight, bias = layer
+        return inputs @ weight + bias + latent @ transform
+    weight, bias = weights(layer, inputs.shape[-1]) if len(layer) == 3 else layer
     return inputs @ weight + bias
+
+
+def own_tensors(module: torch.nn.Module, kind: str) -> Layer:
+    """The tensors of a layer of ``layer_kinds``, as views that autograd follows."""
+    latent, matrix, vector = module.latent, module.matrix, module.vector
+    if kind == "weight_transform":
+        return latent, matrix, vector  # type: ignore[return-value]
+    size = module.in_features * module.out_features  # type: ignore[operator]
+    weight = vector[:size].view(module.in_features, module.out_features)  # type: ignore
+    own = (weight, vector[size:])  # type: ignore[index]
+    return own if kind == "plain" else (latent, matrix.T, *own)  # type: ignore[return-value]
 
 
 def value(layers: Sequence[Layer], observation: Tensor) -> Tensor:
@@ -75,7 +90,18 @@ def inner_step(
         tensor if gradient is None else tensor - size * gradient
         for tensor, gradient, size in zip(flat, gradients, sizes, strict=True)
     ]
-    return [(moved[i], moved[i + 1], moved[i + 2]) for i in range(0, len(moved), 3)]
+    size = len(layers[0])
+    return [tuple(moved[i : i + size]) for i in range(0, len(moved), size)]
+
+
+def returns_of(layers: Sequence[Layer], batch: Batch) -> Tensor:
+    """The Monte-Carlo returns, whatever the value function is."""
+    return batch["return_to_go"]
+
+
+def squared_error(estimate: Tensor, target: Tensor) -> Tensor:
+    """Eq. 2."""
+    return torch.square(estimate - target).mean()
 
 
 def outer_loss(
@@ -87,21 +113,23 @@ def outer_loss(
     inner: Mapping[str, Tensor],
     outer: Mapping[str, Tensor],
     num_steps: int = 1,
+    target: Callable[[Sequence[Layer], Batch], Tensor] = returns_of,
+    error: Callable[[Tensor, Tensor], Tensor] = squared_error,
 ) -> tuple[Tensor, Tensor]:
     """Value loss (Eq. 5) and policy loss (Eq. 6) of one task after ``num_steps`` inner steps."""
     phi, theta = list(value_layers), list(policy_layers)
-    observation, action, returns = (inner[key] for key in ("observation", "action", "return_to_go"))
+    observation, action = inner["observation"], inner["action"]
     for _ in range(num_steps):
-        value_error = torch.square(value(phi, observation) - returns).mean()
+        value_error = error(value(phi, observation), target(phi, inner).detach())
         phi = inner_step(phi, value_error, value_step_sizes)
-        advantage = (returns - value(phi, observation)).detach()
+        advantage = (target(phi, inner) - value(phi, observation)).detach()
         mean, predicted = policy(theta, observation, action)
         loss = awr(mean, action, regression_weight(advantage))
         loss = loss + coefficient * torch.square(predicted - advantage).mean()
         theta = inner_step(theta, loss, policy_step_sizes)
-    observation, action, returns = (outer[key] for key in ("observation", "action", "return_to_go"))
-    estimate = value(phi, observation)
-    value_loss = torch.square(estimate - returns).mean()
+    observation, action = outer["observation"], outer["action"]
+    estimate, returns = value(phi, observation), target(phi, outer).detach()
+    value_loss = error(estimate, returns)
     mean, _ = policy(theta, observation, None)
     policy_loss = awr(mean, action, regression_weight((returns - estimate).detach()))
     return value_loss, policy_loss
@@ -112,11 +140,14 @@ def meta_gradient(
     inner: Mapping[str, Tensor],
     outer: Mapping[str, Tensor],
     steps: int = 1,
+    **variant: Callable[..., Tensor],
 ) -> dict[str, Tensor]:
     """Gradient of the mean outer loss over tasks ([T, B, ...] data), by parameter name."""
     names, tensors = zip(*module.named_parameters(), strict=True)
-    policy_layers = [tuple(layer.layer()) for layer in module.policy]  # type: ignore[attr-defined]
-    value_layers = [tuple(layer.layer()) for layer in module.value]  # type: ignore[attr-defined]
+    policy_layers, value_layers = (
+        [own_tensors(layer, stack.kind) for layer in stack]
+        for stack in (module.policy, module.value)
+    )
     num_tasks = len(inner["observation"])
     total = [torch.zeros_like(tensor) for tensor in tensors]
     for task in range(num_tasks):
@@ -129,6 +160,7 @@ def meta_gradient(
             {key: inner[key][task] for key in inner},
             {key: outer[key][task] for key in outer},
             steps,
+            **variant,
         )
         loss = sum(losses) / num_tasks
         gradients = torch.autograd.grad(loss, tensors, allow_unused=True)

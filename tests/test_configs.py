@@ -24,6 +24,12 @@ NO_RUNS = ["defaults", "explorer_sawyer_cpu", "explorer_three_drawers", *CONTROL
 RUNS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in NO_RUNS)
 OVERLAYS = sorted(path.stem for path in CONFIGS.glob("*/*.yaml"))
 BASES = {"pearl_regularised": "pearl_point_robot"}  # what an overlay is for, unless the quick start
+BOOTSTRAPPED = ["terminal_observation", "terminal_discount"]
+DATA_OF_THEIR_OWN: dict[str, dict[str, Any]] = {
+    "meta_bc": {},
+    "multitask_awr": {"fields": ["observation", "action", "return_to_go", *BOOTSTRAPPED]},
+}
+ADAPTING = ["Macaw", "MetaBehaviourCloning", "MultitaskAWR", "Pearl"]
 HORIZON = 5
 SMALL = {
     "TaskBuffers": {"inner_batch_size": 4, "outer_batch_size": 4},
@@ -37,6 +43,8 @@ SMALL = {
     "CQL": {"width": 8},
     "Macaw": {"width": 8, "head_width": 4, "latent_size": 3, "compile": False},
     "Pearl": {"width": 8, "encoder_width": 8, "latent_size": 2, "compile": False},
+    "MetaBehaviourCloning": {"width": 8, "latent_size": 3, "compile": False},
+    "MultitaskAWR": {"width": 8, "compile": False},
     "PerTaskSAC": {"hidden_size": 8},
     "SAC": {"hidden_size": 8},
     "Evaluate": {"episodes": 1, "context_size": 8},
@@ -142,7 +150,7 @@ def test_config_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     root = run(config, tmp_path)
     checkpoint = torch.load(root / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 6
-    if config["model"]["class_path"] in ("Macaw", "Pearl"):
+    if config["model"]["class_path"] in ADAPTING:
         assert (root / "results.json").is_file()
         assert (root / "checkpoints" / "best.ckpt").is_file()
     if config["model"]["class_path"] == "ReflectiveExplorer":
@@ -217,6 +225,18 @@ def test_overlay_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             assert stored[part]["init_args"][key] == value
 
 
+@pytest.mark.parametrize("name", ["cheetah_dir", "cheetah_vel", "ant", "walker", "point_robot"])
+@pytest.mark.parametrize("method", ["meta_bc", "multitask_awr"])
+def test_baselines_have_the_data_of_macaw(method: str, name: str) -> None:
+    macaw = read("quickstart" if name == "point_robot" else f"macaw_{name}")
+    baseline = read(f"{method}_{name}")
+    different = dict(DATA_OF_THEIR_OWN[method])
+    if (method, name) == ("multitask_awr", "point_robot"):
+        different["discount"] = 0.65
+    assert baseline["data"]["class_path"] == macaw["data"]["class_path"]
+    assert baseline["data"]["init_args"] == macaw["data"]["init_args"] | different
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_sizes_are_those_of_the_family(name: str) -> None:
     config = read(name)
@@ -228,7 +248,8 @@ def test_sizes_are_those_of_the_family(name: str) -> None:
     assert arguments["action_size"] == family.action_size
     features = family.task_features(family.task_parameters(0)).shape[1]
     assert arguments.get("task_feature_size", features) == features
-    assert arguments.get("num_tasks", family.num_tasks) == family.num_tasks
+    for tasks in ("num_tasks", "one_hot_tasks"):
+        assert arguments.get(tasks, family.num_tasks) == family.num_tasks
 
 
 @pytest.mark.parametrize("name", [name for name in RUNS if name.endswith("_per_task")])

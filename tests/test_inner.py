@@ -7,6 +7,7 @@ from torch.utils import _pytree as pytree
 
 from offline_meta_rl import networks
 from offline_meta_rl.inner import adapt
+from offline_meta_rl.layer_kinds import LayerStack
 from offline_meta_rl.meta_gradient import meta_gradient
 from offline_meta_rl.networks import LayerParameters
 from tests import reference_macaw as reference
@@ -15,8 +16,8 @@ TASKS, ROWS = 3, 7
 SIZES = [(4, 6), (6, 5), (5, 1)]
 
 
-def make_layers(latent_size: int = 5) -> list[LayerParameters]:
-    stack = networks.WeightTransformStack(SIZES, latent_size).double()
+def make_layers() -> list[LayerParameters]:
+    stack = LayerStack(SIZES, latent_size=5).double()
     return [LayerParameters(*(tensor.detach() for tensor in layer)) for layer in stack.layers()]
 
 
@@ -44,9 +45,8 @@ def reference_adaptation(
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 3])
-@pytest.mark.parametrize("latent_size", [5, 0], ids=["transform", "plain"])
-def test_adapted_layers_equal_gradient_descent_on_own_weights(steps: int, latent_size: int) -> None:
-    layers, (inputs, targets) = make_layers(latent_size), data()
+def test_adapted_layers_equal_gradient_descent_on_own_weights(steps: int) -> None:
+    layers, (inputs, targets) = make_layers(), data()
     sizes = 0.02 + 0.02 * torch.rand(len(layers), 3, dtype=torch.float64)
     for tensor in pytree.tree_leaves(layers):
         tensor.requires_grad_()
@@ -125,13 +125,11 @@ def test_first_order_ignores_second_derivatives_only() -> None:
 def one_step_weight_change(latent_size: int, width: int) -> Tensor:
     """Change of a hidden weight [width, width] after one step on one transition."""
     torch.manual_seed(1)
-    stack = networks.WeightTransformStack(
-        [(4, width), (width, width), (width, 1)], latent_size
-    ).double()
+    stack = LayerStack([(4, width), (width, width), (width, 1)], latent_size).double()
     inputs, targets = torch.randn(1, 1, 4).double(), torch.randn(1, 1).double()
     thetas = adapt(
         stack.layers(),
-        torch.full((3, 3), 0.01).double(),
+        torch.full((3, 3 if latent_size else 2), 0.01).double(),
         lambda candidate, _: squared_error(candidate, inputs, targets),
         num_tasks=1,
         num_steps=1,
@@ -154,7 +152,7 @@ def test_one_transition_changes_a_weight_by_a_higher_rank_with_the_transform() -
 def test_changes_through_the_latent_code_span_no_more_dimensions_than_it_has() -> None:
     """What bounds the update in general is a subspace of the latent's size, not the rank."""
     torch.manual_seed(2)
-    stack = networks.WeightTransformStack(SIZES, 3).double()
+    stack = LayerStack(SIZES, 3).double()
     latent_only = torch.tensor([[0.1, 0.0, 0.0]] * 3).double()
     inputs = torch.randn(12, 1, 4).double()
     targets = torch.randn(12, 1).double()

@@ -18,7 +18,7 @@ PACKAGES = ("offline_meta_rl", "datamodules", "callbacks")
 # Each layer imports only itself and those above it. Modules that are not named belong to the first.
 LAYERS: list[set[str]] = [
     {"data", "storage", "functional", "networks", "envs"},
-    {"export", "inner", "macaw_losses", "meta_gradient"},
+    {"cloning_losses", "export", "inner", "macaw_losses", "meta_gradient"},
     {
         "behaviour",
         "collect",
@@ -55,6 +55,8 @@ WITHOUT_SIMULATOR = (
     "online_replay",
     "methods.macaw",
     "methods.pearl",
+    "methods.meta_bc",
+    "methods.multitask_awr",
     "methods.base",
 )
 

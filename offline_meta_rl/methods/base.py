@@ -22,6 +22,8 @@ from offline_meta_rl.context import check_context
 from offline_meta_rl.networks import BatchedPolicy
 from offline_meta_rl.online_learner import OnlineLearner
 
+CONTEXT_FIELDS = ("observation", "action", "return_to_go")
+
 
 class MetaModule(lightning.LightningModule):
     """A method. Implement ``outer_step`` and ``configure_optimizers``; to adapt, ``adapt_tasks``.
@@ -30,7 +32,12 @@ class MetaModule(lightning.LightningModule):
 
     Args:
         clip_gradient_norm: largest norm of the whole gradient; None for no clipping.
+
+    Attributes:
+        adaptation_steps: steps that ``adapt`` and ``predict`` take.
     """
+
+    adaptation_steps: int = 1
 
     if TYPE_CHECKING:
         hparams: Any  # Lightning's type has no attributes
@@ -44,7 +51,7 @@ class MetaModule(lightning.LightningModule):
     @property
     def context_fields(self) -> tuple[str, ...]:
         """The fields of a context that the method adapts on."""
-        return ("observation", "action", "return_to_go")
+        return CONTEXT_FIELDS
 
     @property
     def batch_fields(self) -> tuple[str, ...]:
@@ -64,14 +71,15 @@ class MetaModule(lightning.LightningModule):
         raise TypeError(f"{type(self).__name__} does not adapt to a context.")
 
     def adapt(
-        self, context: Mapping[str, Tensor] | TensorDict, num_steps: int = 1
+        self, context: Mapping[str, Tensor] | TensorDict, num_steps: int | None = None
     ) -> nn.Sequential:
         """Adapt to one task and return its policy as ordinary layers; no simulator is involved.
 
         Args:
             context: transitions of the task, the method's ``context_fields``: observation and
                 next_observation [B, O], action [B, A], others [B].
-            num_steps: gradient steps; 0 for the policy before adaptation.
+            num_steps: gradient steps; 0 for the policy before adaptation, None for the method's
+                ``adaptation_steps``.
 
         Returns:
             A network from observations [..., O] to mean actions [..., A].
@@ -80,6 +88,7 @@ class MetaModule(lightning.LightningModule):
             ValueError: if the context lacks a field, has a wrong size, or is not finite.
         """
         tensors = check_context(context, self.context_fields, self.hparams)
+        num_steps = self.adaptation_steps if num_steps is None else num_steps
         batch = TensorDict({name: value[None].to(self.device) for name, value in tensors.items()})
         return self.adapt_tasks(batch.auto_batch_size_(2), num_steps).task(0)
 
@@ -131,7 +140,7 @@ class MetaModule(lightning.LightningModule):
 
     def predict_step(self, batch: TensorDict, batch_idx: int) -> BatchedPolicy:
         """Return the policies adapted to every task of the batch."""
-        return self.adapt_tasks(batch["context"])
+        return self.adapt_tasks(batch["context"], self.adaptation_steps)
 
     def setup(self, stage: str) -> None:
         """Check Lightning's settings and the dataset's sizes against this module's.

@@ -13,10 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
+from offline_meta_rl.batch_checks import check_one_hot_tasks
 from offline_meta_rl.cql_agent import CQLAgent, total_loss
 from offline_meta_rl.cql_losses import CQLNoise, CQLSettings, draw_noise
 from offline_meta_rl.methods.base import MetaModule
 from offline_meta_rl.networks import BatchedPolicy
+from offline_meta_rl.stacked_networks import of_tasks
 
 FIELDS = ("observation", "action", "reward", "next_observation", "terminated")
 
@@ -129,19 +131,18 @@ class CQL(MetaModule):
         Raises:
             ValueError: contexts without ``task``, with ``one_hot_tasks``.
         """
-        num_tasks, size = len(context), self.hparams.observation_size
-        weights, biases = [], []
-        for weight, bias in self.agent.actor.layers():
-            weights.append(weight.expand(num_tasks, -1, -1))
-            biases.append(bias[:, 0].expand(num_tasks, -1))
+        task = None
         if self.hparams.one_hot_tasks:
             if "task" not in context.keys():
                 raise ValueError(
                     "This policy is told its task: expected contexts with the field task, found "
                     f"{sorted(context.keys())}. Add task to --data.init_args.fields."
                 )
-            biases[0] = biases[0] + weights[0][0, size + context["task"][:, 0]]
-            weights[0] = weights[0][:, :size]
+            task = context["task"][:, 0]
+        layers = of_tasks(
+            self.agent.actor.layers(), self.hparams.observation_size, len(context), task
+        )
+        weights, biases = [weight for weight, _ in layers], [bias[:, 0] for _, bias in layers]
         action_size = self.hparams.action_size
         weights[-1], biases[-1] = weights[-1][..., :action_size], biases[-1][..., :action_size]
         return BatchedPolicy(weights, biases, sigma=0.0)
@@ -173,14 +174,9 @@ class CQL(MetaModule):
         """
         super().setup(stage)
         trainer: Any = self.trainer
-        datamodule, tasks = trainer.datamodule, self.hparams.one_hot_tasks
-        dataset = getattr(datamodule, "dataset", None)
-        if tasks and dataset is not None and dataset.manifest.num_tasks != tasks:
-            raise ValueError(
-                f"The module was built for {tasks} tasks, the data has "
-                f"{dataset.manifest.num_tasks}. Set --model.init_args.one_hot_tasks="
-                f"{dataset.manifest.num_tasks}, or 0."
-            )
+        tasks = self.hparams.one_hot_tasks
+        if tasks:
+            check_one_hot_tasks(trainer.datamodule, tasks)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """One Adam; actor and critics are its parameter groups."""

@@ -10,18 +10,23 @@ code departs from the paper there is an argument; ``configs/ablations/authors_co
 """
 
 from dataclasses import fields
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from tensordict import TensorDict
-from torch import Tensor, nn
+from torch import Tensor
 
 from offline_meta_rl import networks
 from offline_meta_rl.awr_learner import AwrLearner
+from offline_meta_rl.batch_checks import check_discount
+from offline_meta_rl.layer_kinds import LayerKind, log_parameter, make_stack
 from offline_meta_rl.macaw_losses import Batch, MetaParameters, Settings, inner_loop, meta_loss
 from offline_meta_rl.meta_gradient import meta_gradient
 from offline_meta_rl.methods.base import MetaModule
 from offline_meta_rl.networks import BatchedPolicy
+
+TERMINAL = ("terminal_observation", "terminal_discount")
 
 
 class Macaw(MetaModule):
@@ -33,7 +38,11 @@ class Macaw(MetaModule):
         width: of every hidden layer.
         depth: hidden layers of policy body and value function.
         head_width: of the advantage head's hidden layer.
-        latent_size: Z of every weight-transform layer; 0 for ordinary layers.
+        latent_size: Z of every weight-transform layer; 0 for plain layers.
+        layer: ``weight_transform``, or, for the ablations, ``plain`` or ``bias_transform`` (the
+            authors' layer without weight transform); see ``layer_kinds``.
+        match_parameters: widen the hidden layers of the other kinds until each network has as many
+            parameters as with the weight transform ("Equal Params" of the paper's Figure 5).
         sigma: fixed standard deviation of the policy.
         temperature: T of Eq. 1.
         max_weight: largest advantage weight.
@@ -50,6 +59,12 @@ class Macaw(MetaModule):
         first_order: ignore second derivatives.
         adapt_matrices: let the inner loop change M and c too (authors, and theta in Algorithm 1);
             False changes the latent codes only, as section 4.3 words it.
+        value_target: what the value function and the advantages learn from: ``monte_carlo`` returns
+            (Eq. 2), ``td_lambda`` (future work in the paper; ``functional.td_lambda_return``), or
+            the upper ``expectile`` of the returns (as in IQL; ``functional.expectile_loss``).
+        td_lambda: of ``td_lambda``; 0 is TD(0), 1 Monte-Carlo.
+        expectile: of ``expectile``, above 0.5 for the upper end.
+        discount: of ``td_lambda``; must be the data's.
         step_size_map: how a learned step size comes from its logarithm: ``exp``, or the authors'
             ``softplus``.
         bootstrap_advantage: authors: advantages use R + gamma^k V'(s_end) in place of R.
@@ -73,6 +88,8 @@ class Macaw(MetaModule):
         depth: int = 3,
         head_width: int = 32,
         latent_size: int = 100,
+        layer: LayerKind = "weight_transform",
+        match_parameters: bool = False,
         sigma: float = 0.2,
         temperature: float = 1.0,
         max_weight: float = 20.0,
@@ -87,6 +104,10 @@ class Macaw(MetaModule):
         final_learning_rate: float = 1.0,
         first_order: bool = False,
         adapt_matrices: bool = True,
+        value_target: Literal["monte_carlo", "td_lambda", "expectile"] = "monte_carlo",
+        td_lambda: float = 0.95,
+        expectile: float = 0.7,
+        discount: float = 0.99,
         step_size_map: Literal["exp", "softplus"] = "exp",
         bootstrap_advantage: bool = False,
         bootstrap_outer_value: bool = False,
@@ -99,28 +120,28 @@ class Macaw(MetaModule):
     ) -> None:
         super().__init__(clip_gradient_norm=clip_gradient_norm)
         self.save_hyperparameters()
-        if bootstrap_outer_value and num_inner_steps != 1:
-            raise ValueError(
-                f"bootstrap_outer_value is defined for one inner step, found num_inner_steps="
-                f"{num_inner_steps}. Set one of them back to its default."
-            )
-        sizes = networks.policy_sizes(observation_size, action_size, width, depth, head_width)
-        self.policy = networks.WeightTransformStack(sizes, latent_size)
-        sizes = networks.value_sizes(observation_size, width, depth)
-        self.value = networks.WeightTransformStack(sizes, latent_size)
-        self.policy_log_step_sizes = _log_parameter(inner_policy_step, len(self.policy), 3)
-        self.value_log_step_sizes = _log_parameter(inner_value_step, len(self.value), 3)
-        self.log_advantage_coefficient = _log_parameter(max(advantage_coefficient, 1e-38))
+        _check_settings(self.hparams)
+        policy_sizes = partial(
+            networks.policy_sizes,
+            observation_size,
+            action_size,
+            depth=depth,
+            head_width=head_width,
+        )
+        value_sizes = partial(networks.value_sizes, observation_size, depth=depth)
+        stack = partial(
+            make_stack,
+            width=width,
+            latent_size=latent_size,
+            kind=layer,
+            match_parameters=match_parameters,
+        )
+        self.policy, self.value = stack(policy_sizes), stack(value_sizes)
+        self.policy_log_step_sizes = self.policy.log_step_sizes(inner_policy_step)
+        self.value_log_step_sizes = self.value.log_step_sizes(inner_value_step)
+        self.log_advantage_coefficient = log_parameter(max(advantage_coefficient, 1e-38))
         self.settings = self._settings()
         self._gradient = self.compiled(self.outer_gradient, compile, compile_mode)
-
-    @property
-    def context_fields(self) -> tuple[str, ...]:
-        """What the inner loop sees of a context."""
-        fields = super().context_fields
-        if self.settings.bootstrap_advantage:
-            return (*fields, "terminal_observation", "terminal_discount")
-        return fields
 
     def meta_parameters(self) -> MetaParameters:
         """Return everything the outer loop learns, in the structure of its gradient."""
@@ -157,7 +178,7 @@ class Macaw(MetaModule):
         """Adapt to T tasks (Algorithm 2).
 
         Args:
-            context: observation, action, return_to_go of each task, [T, B].
+            context: ``context_fields`` of each task, [T, B].
             num_steps: gradient steps; 0 for the policy before adaptation.
 
         Returns:
@@ -234,6 +255,35 @@ class Macaw(MetaModule):
             return torch.full_like(batch["weight"], 1.0 / len(datamodule.train_tasks))
         return super().task_weight(batch)
 
+    @property
+    def context_fields(self) -> tuple[str, ...]:
+        """What the inner loop sees of a context."""
+        fields = super().context_fields
+        if self.hparams.bootstrap_advantage:
+            fields += TERMINAL
+        if self.hparams.value_target == "td_lambda":
+            fields += ("reward", "next_observation", "terminated")
+        return fields
+
+    @property
+    def batch_fields(self) -> tuple[str, ...]:
+        """What the losses see of a batch."""
+        fields = self.context_fields
+        if self.hparams.bootstrap_outer_value and not self.hparams.bootstrap_advantage:
+            fields += TERMINAL
+        return fields
+
+    def setup(self, stage: str) -> None:
+        """Check the discount too, where it is used.
+
+        Raises:
+            ValueError: with what was expected, what was found and the fix.
+        """
+        super().setup(stage)
+        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if self.hparams.value_target == "td_lambda":
+            check_discount(datamodule, self.hparams.discount)
+
     def configure_optimizers(self) -> Any:
         """One fused Adam; policy, value function and step sizes are its parameter groups."""
         steps = [self.policy_log_step_sizes, self.value_log_step_sizes]
@@ -258,5 +308,30 @@ class Macaw(MetaModule):
         return Settings(**{name: self.hparams[name] for name in names}, **derived)
 
 
-def _log_parameter(value: float, *shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.full(shape, value).log())
+def _check_settings(settings: Any) -> None:
+    """Refuse settings that do not go together.
+
+    Raises:
+        ValueError: names the settings and the fix.
+    """
+    if settings.bootstrap_outer_value and settings.num_inner_steps != 1:
+        raise ValueError(
+            f"bootstrap_outer_value is defined for one inner step, found num_inner_steps="
+            f"{settings.num_inner_steps}. Set one of them back to its default."
+        )
+    bootstraps = settings.bootstrap_advantage or settings.bootstrap_outer_value
+    if bootstraps and settings.value_target != "monte_carlo":
+        raise ValueError(
+            "bootstrap_advantage and bootstrap_outer_value are defined for value_target "
+            f"monte_carlo, found {settings.value_target}. Set one of them back to its default."
+        )
+    if not settings.adapt_matrices and (settings.layer == "plain" or not settings.latent_size):
+        raise ValueError(
+            "adapt_matrices=false adapts latent codes alone; expected layers that have some, found "
+            "plain layers. Set adapt_matrices back to true."
+        )
+    if not (0 <= settings.td_lambda <= 1 and 0 < settings.expectile < 1):
+        raise ValueError(
+            f"Expected td_lambda in [0, 1] and expectile in (0, 1), found {settings.td_lambda} and "
+            f"{settings.expectile}."
+        )

@@ -22,6 +22,8 @@ MODEL: dict[str, dict[str, Any]] = {
     "CQL": {"width": 8, "num_actions": 2, "conservative_form": "logsumexp"},
     "Macaw": {"width": 8, "head_width": 4, "latent_size": 3},
     "Pearl": {"width": 8, "depth": 2, "encoder_width": 6, "encoder_depth": 1, "latent_size": 3},
+    "MetaBehaviourCloning": {"width": 8, "latent_size": 3},
+    "MultitaskAWR": {"width": 8, "one_hot_tasks": 7},
     "PerTaskSAC": {"num_tasks": 3, "hidden_size": 8},
     "ReflectiveExplorer": {
         "filter_steps": 5,
