@@ -72,6 +72,8 @@ class TaskBuffers(lightning.LightningDataModule):
         prefetch: batches made ahead by a thread; None for 4 with chunks, none with rows.
         collect_seed: of the collection.
         transitions_per_stage: of the collection; None for its default.
+        untrained_episodes: of the collection: episodes of a policy that was never trained, as a
+            stage ``untrained`` before all others.
     """
 
     dataset: TaskDataset
@@ -104,6 +106,7 @@ class TaskBuffers(lightning.LightningDataModule):
         prefetch: int | None = None,
         collect_seed: int = 0,
         transitions_per_stage: int | None = None,
+        untrained_episodes: int = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["inner_slice", "outer_slice", "fields"])

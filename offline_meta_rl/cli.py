@@ -1,4 +1,4 @@
-"""The command line: ``lightning fit | validate | test | predict``, and ``lightning data``.
+"""The command line: ``lightning fit | validate | test | predict``, ``data`` and ``experiment``.
 
 The only module that knows every package. Three things are added to Lightning's own command:
 shared defaults that do not depend on the working directory, callbacks that every run has whatever
@@ -44,7 +44,8 @@ SHARED_CALLBACKS: dict[str, type[Callback]] = {
     "policies": SavePolicies,
 }
 DESCRIPTION = """Meta-train, validate and test on fixed data of many tasks.
-`lightning data --help` has the tools for datasets: info, validate, plot, convert, merge, split."""
+`lightning data --help` has the tools for datasets: info, validate, plot, convert, merge, split.
+`lightning experiment --help` runs and reports the figures and tables of a paper."""
 LIGHTNINGS_OWN = {"best", "last", "hpc", "registry"}  # words that --ckpt_path may be
 SIMULATORS = {"gymnasium", "metaworld", "mujoco"}
 
@@ -220,6 +221,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from offline_meta_rl.data_tools.command import main as data
 
         data(given[1:])
+        return
+    if given[:1] == ["experiment"]:
+        from offline_meta_rl.experiments.command import main as experiment
+
+        experiment(given[1:])
         return
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a user's own modules
