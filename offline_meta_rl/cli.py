@@ -14,10 +14,8 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
-from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import yaml
 from jsonargparse import set_parsing_settings
@@ -33,6 +31,7 @@ from callbacks.progress import Progress
 from callbacks.save_policies import SavePolicies
 from callbacks.store_config import StoreConfig, stored_config
 from offline_meta_rl.messages import DEBUG_VARIABLE, raised_in_project
+from offline_meta_rl.wandb_login import logged_in
 
 PACKAGES = ("offline_meta_rl.methods", "datamodules", "callbacks")
 SHARED_CALLBACKS: dict[str, type[Callback]] = {
@@ -83,14 +82,7 @@ def import_classes() -> None:
 
 def keep_wandb_offline() -> None:
     """Make Weights & Biases write to disk, and never prompt, unless there is a login."""
-    if "WANDB_MODE" in os.environ or os.environ.get("WANDB_API_KEY"):
-        return
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        logged_in = netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, NetrcParseError):
-        logged_in = False
-    if not logged_in:
+    if "WANDB_MODE" not in os.environ and not logged_in():
         os.environ["WANDB_MODE"] = "offline"
         os.environ.setdefault("WANDB_SILENT", "true")
 

@@ -78,9 +78,7 @@ def interquartile_mean(scores: Array) -> Array:
     return np.asarray(trim_mean(flat, 0.25, axis=-1))
 
 
-def bootstrap_samples(
-    scores: Array, rng: np.random.Generator, resamples: int = RESAMPLES
-) -> Array:
+def bootstrap_samples(scores: Array, rng: np.random.Generator, resamples: int = RESAMPLES) -> Array:
     """Return samples [R, S, T] of scores [S, T]: seeds drawn anew for each task."""
     num_seeds, num_tasks = scores.shape
     chosen = rng.integers(num_seeds, size=(resamples, num_seeds, num_tasks))

@@ -13,9 +13,9 @@ from offline_meta_rl.envs.base import Array, TaskFamily
 from offline_meta_rl.networks import (
     WeightTransformStack,
     generate,
+    num_action_layers,
     policy_forward,
     policy_sizes,
-    num_action_layers,
 )
 
 STAGE = "untrained"

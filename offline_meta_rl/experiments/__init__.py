@@ -1,1 +1,1 @@
-"""Experiments as data: every figure and table is a folder of configs, run and reported by one command."""
+"""Experiments as data: every figure and table is a folder of configs, which one command runs."""

@@ -37,22 +37,29 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(metavar="COMMAND", required=True)
     _add(commands, "list", _list, "name the experiments, their arms, families and scales")
     shown = _add(commands, "plan", _plan, "print the runs, their commands and the estimated hours")
-    run = _add(commands, "run", _run, "run what is not finished, on the cores or GPUs of this machine")
+    run = _add(
+        commands, "run", _run, "run what is not finished, on the cores or GPUs of this machine"
+    )
     status = _add(commands, "status", _status, "say what has become of every run")
     report = _add(commands, "report", _report, "write pictures, tables and one HTML page")
     sweep = _add(commands, "sweep", _sweep, "write a Weights & Biases sweep over the runs")
-    space = _add(commands, "workspace", _workspace, "show arms as groups in a dashboard; needs a login")
+    space = _add(
+        commands, "workspace", _workspace, "show arms as groups in a dashboard; needs a login"
+    )
     for command in (shown, run, status, report, sweep):
         _selecting(command)
     run.add_argument("--workers", type=int, help="runs at a time; default: one per GPU, or core")
-    run.add_argument("--index", type=int, help="run only this one of the plan: a SLURM array's task")
+    run.add_argument(
+        "--index", type=int, help="run only this one of the plan: a SLURM array's task"
+    )
     run.add_argument("--retry-failed", action="store_true", help="also run what failed before")
     report.add_argument("--output", type=Path, help="folder; default: beside the runs")
     report.add_argument(
         "--incomplete", action="store_true", help="report although runs are missing, naming them"
     )
     sweep.add_argument("--output", type=Path, help="file; default: print it")
-    space.add_argument("experiment")
+    space.add_argument("experiment", help="a name from `list`, or the path of experiment.yaml")
+    space.add_argument("--scale", default="cpu", help="default: %(default)s")
     space.add_argument("--entity", required=True, help="user or team of Weights & Biases")
     space.add_argument("--project", default="offline_meta_rl", help="default: %(default)s")
     return root
@@ -108,7 +115,7 @@ def _selected(options: argparse.Namespace) -> tuple[Any, list[Any]]:
     return experiment, runs
 
 
-def _list(options: argparse.Namespace) -> None:
+def _list(_: argparse.Namespace) -> None:
     from offline_meta_rl.experiments.specification import experiment_names, load_experiment
 
     for name in experiment_names():
@@ -140,7 +147,10 @@ def _announce(experiment: Any, runs: list[Any], todo: list[Any], workers: int | 
     print(experiment.title)
     print(f"{len(runs)} runs of {runs[0].steps} outer steps, {len(todo)} to do, {count} at a time;")
     guess = "at least " if unknown else "about "
-    print(f"{guess}{hours:.1f} hours" + (f"; no speed known of {', '.join(unknown)}" if unknown else ""))
+    print(
+        f"{guess}{hours:.1f} hours"
+        + (f"; no speed known of {', '.join(unknown)}" if unknown else "")
+    )
     sys.stdout.flush()
 
 
@@ -177,7 +187,7 @@ def _status(options: argparse.Namespace) -> None:
 
 def _report(options: argparse.Namespace) -> None:
     from offline_meta_rl.experiments.gather import gather
-    from offline_meta_rl.experiments.page import write_report
+    from offline_meta_rl.experiments.report import write_report
 
     experiment, runs = _selected(options)
     gathered = gather(experiment, runs, incomplete=options.incomplete)
@@ -204,4 +214,6 @@ def _workspace(options: argparse.Namespace) -> None:
     from offline_meta_rl.experiments.specification import load_experiment
     from offline_meta_rl.experiments.workspace import upload
 
-    print(upload(load_experiment(options.experiment), options.entity, options.project))
+    experiment = load_experiment(options.experiment)
+    for address in upload(experiment, options.scale, options.entity, options.project):
+        print(address)

@@ -19,7 +19,7 @@ CHECKPOINTS = ("interrupted.ckpt", "last.ckpt")
 INTERRUPTED_CODES = range(129, 160)  # 128 + number of the signal
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
     """One training, with the commands that follow it.
 

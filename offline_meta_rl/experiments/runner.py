@@ -123,9 +123,7 @@ class Runner:
         else:
             self.say(f"{run.name}: FAILED with exit code {code}")
 
-    def _commands(
-        self, run: Run, variables: Mapping[str, str], log: IO[str], lock: int
-    ) -> int:
+    def _commands(self, run: Run, variables: Mapping[str, str], log: IO[str], lock: int) -> int:
         """Run what is not done yet of a run's commands; return the first exit code but 0."""
         for command, result in zip(run.commands, run.results, strict=True):
             arguments = list(command)
@@ -170,7 +168,7 @@ class Runner:
     def _signals(self) -> Iterator[None]:
         """Hand Ctrl-C and SIGTERM on to the processes while the block runs."""
 
-        def stop(number: int, frame: Any) -> None:
+        def stop(*_: Any) -> None:
             if not self.stopping.is_set():
                 self.say("Stopping when every run has written its checkpoint.")
             self.stopping.set()
@@ -191,7 +189,9 @@ class Runner:
         states = {run: state_of(run) for run in self.runs}
         failed = [run for run, state in states.items() if state == State.FAILED]
         for run in failed:
-            self.say(f"\n{run.name} failed; the end of {run.folder / 'log.txt'}:\n{last_lines(run)}")
+            self.say(
+                f"\n{run.name} failed; the end of {run.folder / 'log.txt'}:\n{last_lines(run)}"
+            )
         if failed:
             self.say("\nRun the same command with --retry-failed to try them again.")
         finished = sum(state == State.FINISHED for state in states.values())

@@ -147,9 +147,7 @@ def experiments_folder() -> Path:
     Raises:
         FileNotFoundError: neither is there.
     """
-    places = [
-        root / "configs" / "experiments" for root in (Path.cwd(), Path(__file__).parents[2])
-    ]
+    places = [root / "configs" / "experiments" for root in (Path.cwd(), Path(__file__).parents[2])]
     for place in places:
         if place.is_dir():
             return place

@@ -89,8 +89,11 @@ def check_settings(run: Run, before: Any) -> None:
     now = json.loads(json.dumps(run.settings()))
     if now == before:
         return
-    changed = [name for name in {**before["configs"], **now["configs"]} if
-               before["configs"].get(name) != now["configs"].get(name)]
+    changed = [
+        name
+        for name in {**before["configs"], **now["configs"]}
+        if before["configs"].get(name) != now["configs"].get(name)
+    ]
     old = {part for command in before["commands"] for part in command}
     new = {part for command in now["commands"] for part in command}
     parts = [f"then {' '.join(sorted(old - new))}"] if old - new else []
