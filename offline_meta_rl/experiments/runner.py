@@ -1,6 +1,7 @@
 """Run what a plan holds: skip what is finished, continue what was interrupted, name what failed.
 
-One thread for each worker takes runs from a queue and waits for their processes. Ctrl-C and SIGTERM
+Every worker takes runs from a queue and waits for their processes: the first one in this thread,
+the others in threads of their own. Ctrl-C and SIGTERM
 are handed on: every process finishes its outer step and writes a checkpoint, and the same command
 goes on later. A process inherits its run's lock, so a run whose runner was killed is not started
 twice.
@@ -29,7 +30,7 @@ from offline_meta_rl.experiments.states import (
     state_of,
     try_lock,
 )
-from offline_meta_rl.experiments.workers import Worker, bind_thread
+from offline_meta_rl.experiments.workers import Worker, bound_to
 
 Launch = Callable[[Sequence[str], Mapping[str, str], IO[str], Sequence[int]], int]
 """Runs one command: arguments of ``lightning``, variables, log, files to keep open -> exit code."""
@@ -76,32 +77,29 @@ class Runner:
         """
         for run in self.todo:
             self._queue.put(run)
-        threads = [
-            threading.Thread(target=self._work, args=(worker,))
-            for worker in self.workers[: len(self.todo)]
-        ]
+        workers = self.workers[: len(self.todo)]
+        threads = [threading.Thread(target=self._work, args=(worker,)) for worker in workers[1:]]
         with self._signals():
             for thread in threads:
                 thread.start()
+            if workers:
+                self._work(workers[0])  # the signals' handlers run in this thread
             for thread in threads:
-                while thread.is_alive():  # a timeout lets signals through
-                    thread.join(0.2)
+                thread.join()
         if self._errors:
             raise self._errors[0]
         return self._report()
 
     def _work(self, worker: Worker) -> None:
-        bind_thread(worker)
-        while not self.stopping.is_set():
-            try:
-                run = self._queue.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                self._one(run, worker)
-            except BaseException as error:
-                self._errors.append(error)
-                self.stopping.set()
+        with bound_to(worker):
+            while not self.stopping.is_set():
+                try:
+                    self._one(self._queue.get_nowait(), worker)
+                except queue.Empty:
+                    return
+                except BaseException as error:
+                    self._errors.append(error)
+                    self.stopping.set()
 
     def _one(self, run: Run, worker: Worker) -> None:
         lock = try_lock(run.folder)

@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -66,7 +68,14 @@ def visible_gpus() -> list[str]:
     return [str(index) for index in range(torch.cuda.device_count())]
 
 
-def bind_thread(worker: Worker) -> None:
+@contextmanager
+def bound_to(worker: Worker) -> Iterator[None]:
     """Bind the calling thread, and the processes that it starts, to a worker's cores."""
-    if worker.cores and sys.platform == "linux":
-        os.sched_setaffinity(0, worker.cores)
+    before = available_cores()
+    if worker.cores and before:
+        os.sched_setaffinity(0, worker.cores)  # of this thread alone
+    try:
+        yield
+    finally:
+        if worker.cores and before:
+            os.sched_setaffinity(0, before)
