@@ -192,8 +192,9 @@ def test_bad_options_are_one_message(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="error: Unknown experiment 'figure9'"):
         main(["run", "figure9"])
+    one = ["--arms", "macaw", "--families", "ant", "--seeds", "0"]
     with pytest.raises(SystemExit, match="--index: expected 0 to 0, found 3"):
-        main([*["run", "figure3", "--arms", "macaw", "--families", "ant", "--seeds", "0", "--index"], "3"])
+        main(["run", "figure3", *one, "--index", "3"])
     with pytest.raises(SystemExit, match="--set: expected KEY=VALUE, found 'x'"):
         main(["plan", "figure3", "--arms", "macaw", "--set", "x"])
 
