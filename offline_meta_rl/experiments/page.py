@@ -2,13 +2,14 @@
 
 import base64
 import html
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;
 color:#222}table{border-collapse:collapse;margin:1em 0;font-variant-numeric:tabular-nums}
-td,th{border:1px solid #ccc;padding:.25em .6em;text-align:right}td:first-child,th:first-child{
+td,th{border:1px solid #ccc;padding:.25em .6em;text-align:right}td.number{white-space:nowrap}td:first-child,th:first-child{
 text-align:left}th{background:#f3f3f3}img{max-width:100%}pre{white-space:pre-wrap}
 .note{background:#fff4d6;border-left:4px solid #e69f00;padding:.4em .8em;margin:.6em 0}
 figure{margin:1.5em 0}figcaption{color:#555;font-size:90%}"""
@@ -93,8 +94,10 @@ def _html(block: Block) -> str:
         case Heading(text, level):
             return f"<h{level}>{html.escape(text)}</h{level}>"
         case Text(text, note):
-            tag = 'pre class="note"' if note and "\n" in text else 'p class="note"' if note else "p"
-            return f"<{tag}>{html.escape(text)}</{tag.split()[0]}>"
+            tag = "pre" if "\n" in text else "p"
+            kind = ' class="note"' if note else ""
+            written = re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))
+            return f"<{tag}{kind}>{written}</{tag}>"
         case Table(header, rows):
             parts = [_row(header, "th"), *(_row(row, "td") for row in rows)]
             return "<table>\n" + "\n".join(parts) + "\n</table>"
@@ -107,7 +110,11 @@ def _html(block: Block) -> str:
 
 
 def _row(cells: Sequence[str], tag: str) -> str:
-    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+    kinds = [' class="number"' if tag == "td" and re.match(r"-?\d", cell) else "" for cell in cells]
+    written = (
+        f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True)
+    )
+    return f"<tr>{''.join(written)}</tr>"
 
 
 def definition_table(entries: Mapping[str, str]) -> Table:

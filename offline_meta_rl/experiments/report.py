@@ -145,6 +145,13 @@ def _pictures(
         path = folder / "profiles.png"
         figures.profiles(scores, labels, styles, path, label=label)
         yield Picture(path, "Performance profiles of the final weights, all families together")
+        absent = [labels[arm] for arm in labels if arm not in scores]
+        if absent:
+            yield Text(
+                f"Not in the profiles, because their seeds differ between families: "
+                f"{', '.join(absent)}.",
+                note=True,
+            )
     yield from _improvement(gathered)
 
 

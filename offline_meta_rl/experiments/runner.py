@@ -108,6 +108,7 @@ class Runner:
             return
         with lock, open(run.folder / "log.txt", "a") as log:
             tracker = {"WANDB_RUN_ID": begin(run), "WANDB_NAME": f"{run.name}/{run.scale}"}
+            tracker["WANDB_RESUME"] = "allow"  # a resumed run is the same run, its curve goes on
             variables = {**run.environment, **tracker, **worker.environment()}
             self.say(f"{run.name}: started on {worker}")
             start = time.perf_counter()

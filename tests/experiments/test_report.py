@@ -135,6 +135,7 @@ def test_incomplete_reports_name_what_is_missing(
     text = (write_report(gathered, tmp_path / "report").with_suffix(".md")).read_text()
     assert "> robot/ours/seed_0: missing" in text
     assert re.search(r"\| Ours \| 2 \| 0\.86 \[0\.\d\d, 0\.\d\d\]\* \|", text)
+    assert "Not in the profiles, because their seeds differ between families: Ours." in text
     assert re.search(r"\| Theirs \| 3 \| 0\.36 \[0\.\d\d, 0\.\d\d\] \|", text)
     for run in runs:
         shutil.rmtree(run.folder, ignore_errors=True)

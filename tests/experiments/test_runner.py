@@ -92,6 +92,7 @@ def test_everything_runs_once(runs: list[Run]) -> None:
     variables = {name: v for name, _, v in launched.calls}
     assert variables["robot/ours/seed_1"]["WANDB_RUN_GROUP"] == "small/robot/ours"
     assert len({v["WANDB_RUN_ID"] for v in variables.values()}) == 4
+    assert {v["WANDB_RESUME"] for v in variables.values()} == {"allow"}
     assert go(runs, launched)[0]
     assert len(launched.calls) == 4  # finished runs are left alone
 

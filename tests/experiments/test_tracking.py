@@ -19,6 +19,7 @@ from tests.experiments.sample import write_experiment
 from tests.methods import tiny
 
 BLOCK = 2**15
+TRACKER = {"WANDB_RUN_ID": "abcd1234", "WANDB_RESUME": "allow"}  # what the runner adds
 wandb_workspaces = pytest.importorskip("wandb_workspaces")
 
 
@@ -69,7 +70,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (own / "experiment.yaml").write_text(yaml.safe_dump(content))
     (run,) = plan(load_experiment(str(own / "experiment.yaml")), "tiny", folder / "runs")
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**run.environment, "WANDB_RUN_ID": "abcd1234"}.items():
+        for name, value in {**run.environment, **TRACKER}.items():
             patch.setenv(name, value)
         patch.setenv("WANDB_MODE", "offline")
         patch.delenv("WANDB_DIR", raising=False)
