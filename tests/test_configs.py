@@ -23,7 +23,7 @@ CONTROLS = ["explorer_no_cql", "explorer_no_expl"]  # overlays on the configs of
 RUNS = sorted(
     path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in ("defaults", *CONTROLS)
 )
-OVERLAYS = sorted(path.stem for path in CONFIGS.glob("*/*.yaml"))
+OVERLAYS = sorted(path.stem for path in CONFIGS.glob("ablations/*.yaml"))
 HORIZON = 5
 SMALL = {
     "TaskBuffers": {"inner_batch_size": 4, "outer_batch_size": 4},
@@ -183,7 +183,7 @@ def test_control_differs_in_one_thing(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_overlay_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (path,) = CONFIGS.glob(f"*/{name}.yaml")
+    (path,) = CONFIGS.glob(f"ablations/{name}.yaml")
     wanted = yaml.safe_load(path.read_text())
     for part in wanted.get("trainer", {}).get("callbacks", []):
         shrink(part)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;
 color:#222}table{border-collapse:collapse;margin:1em 0;font-variant-numeric:tabular-nums}
-td,th{border:1px solid #ccc;padding:.25em .6em;text-align:right}td.number{white-space:nowrap}td:first-child,th:first-child{
-text-align:left}th{background:#f3f3f3}img{max-width:100%}pre{white-space:pre-wrap}
+td,th{border:1px solid #ccc;padding:.25em .6em;text-align:right}td.number{white-space:nowrap}
+td:first-child,th:first-child{text-align:left}th{background:#f3f3f3}img{max-width:100%}pre{white-space:pre-wrap}
 .note{background:#fff4d6;border-left:4px solid #e69f00;padding:.4em .8em;margin:.6em 0}
 figure{margin:1.5em 0}figcaption{color:#555;font-size:90%}"""
 

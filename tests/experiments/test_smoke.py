@@ -89,3 +89,82 @@ def test_smoke(
     labels = {run.label for run in runs}
     text = page.with_suffix(".md").read_text()
     assert all(f"| {label} | 1 |" in text for label in labels)
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "arm", "family", "expected"),
+    [
+        (
+            "figure3",
+            "cpu",
+            "macaw",
+            "cheetah_dir",
+            {"tasks_per_batch": None, "outer_slice": ["expert"], "max_steps": 5000},
+        ),
+        (
+            "figure3",
+            "paper",
+            "macaw",
+            "walker",
+            {"policy_learning_rate": 1e-4, "inner_slice": None, "transitions_per_stage": 100000},
+        ),
+        (
+            "figure4",
+            "paper",
+            "macaw",
+            "cheetah_vel",
+            {
+                "inner_slice": ["untrained"],
+                "outer_slice": ["stage_0", "stage_1", "stage_2", "stage_3", "expert"],
+                "untrained_episodes": 30,
+                "final_learning_rate": 1.0,
+            },
+        ),
+        (
+            "figure5_quality",
+            "cpu",
+            "macaw_middle",
+            "cheetah_vel",
+            {"inner_slice": {"stage": "middle", "size": 4000, "centre": 0.5}},
+        ),
+        (
+            "figure5_quality",
+            "paper",
+            "macaw_first",
+            "cheetah_vel",
+            {
+                "inner_slice": {"stage": "first", "size": 100000, "centre": 0.5},
+                "outer_slice": {"stage": "last", "size": 100000, "centre": 0.5},
+                "temperature": 1.0,
+            },
+        ),
+        (
+            "figure5_sparsity",
+            "cpu",
+            "macaw_3",
+            "cheetah_vel",
+            {"split": "sixteenth", "tasks_per_batch": 3, "transitions_per_stage": 28000},
+        ),
+    ],
+)
+def test_scales_come_to_what_their_pages_say(
+    name: str,
+    scale: str,
+    arm: str,
+    family: str,
+    expected: dict[str, Any],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    experiment = load_experiment(name)
+    (run,) = plan(experiment, scale, tmp_path, arms=[arm], families=[family], seeds=[3])
+    with pytest.raises(SystemExit, match="0"):
+        cli.run([*run.commands[0], "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    found = {
+        **printed["trainer"],
+        **printed["model"]["init_args"],
+        **printed["data"]["init_args"],
+    }
+    assert {key: found[key] for key in expected} == expected
+    assert (printed["seed_everything"], found["seed"]) == (3, 3)
