@@ -1,4 +1,4 @@
-"""The command line: ``lightning fit | validate | test | predict``, ``data`` and ``experiment``.
+"""The command line: ``lightning fit | validate | test | predict``, and ``lightning data``.
 
 The only module that knows every package. Three things are added to Lightning's own command:
 shared defaults that do not depend on the working directory, callbacks that every run has whatever

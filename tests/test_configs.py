@@ -20,10 +20,9 @@ from tests.helpers import make_episodes
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 CONTROLS = ["explorer_no_cql", "explorer_no_expl"]  # overlays on the configs of explorers
-RUNS = sorted(
-    path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in ("defaults", *CONTROLS)
-)
-OVERLAYS = sorted(path.stem for path in CONFIGS.glob("ablations/*.yaml"))
+NO_RUNS = ["defaults", "explorer_sawyer_cpu", "explorer_three_drawers", *CONTROLS]
+RUNS = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in NO_RUNS)
+OVERLAYS = sorted(path.stem for path in CONFIGS.glob("*/*.yaml"))
 HORIZON = 5
 SMALL = {
     "TaskBuffers": {"inner_batch_size": 4, "outer_batch_size": 4},
@@ -34,6 +33,7 @@ SMALL = {
         "updates_per_step": 6,
     },
     "LifetimeBuffers": {"lifetime_steps": 60, "warmup_steps": 2, "batch_size": 4},
+    "CQL": {"width": 8},
     "Macaw": {"width": 8, "head_width": 4, "latent_size": 3, "compile": False},
     "PerTaskSAC": {"hidden_size": 8},
     "SAC": {"hidden_size": 8},
@@ -181,9 +181,22 @@ def test_control_differs_in_one_thing(name: str, tmp_path: Path) -> None:
     assert different == wanted[name]
 
 
+def test_overlay_for_a_cpu_fits_the_sawyer_s_config(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["explorer_two_drawer_sawyer", "explorer_sawyer_cpu"]
+    files = [argument for name in names for argument in ("--config", f"{CONFIGS / name}.yaml")]
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["fit", *files, "--print_config"])
+    merged = yaml.safe_load(capsys.readouterr().out)
+    base, overlay = (read(name) for name in names)
+    for part in ("model", "data"):
+        wanted = base[part]["init_args"] | overlay[part]["init_args"]
+        assert wanted.items() <= merged[part]["init_args"].items()
+    assert merged["trainer"]["max_steps"] > overlay["model"]["init_args"]["filter_steps"]
+
+
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_overlay_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (path,) = CONFIGS.glob(f"ablations/{name}.yaml")
+    (path,) = CONFIGS.glob(f"*/{name}.yaml")
     wanted = yaml.safe_load(path.read_text())
     for part in wanted.get("trainer", {}).get("callbacks", []):
         shrink(part)

@@ -1,8 +1,8 @@
 """What an experiment is: families, arms and scales, read from YAML and checked by name.
 
 An experiment is a folder with ``experiment.yaml`` and the overlays that only it uses. Scales,
-aliases of configs and measured speeds are shared by all experiments: ``shared.yaml`` beside the
-folders. Names of configs are relative to the experiment's folder, or else to ``configs``, without
+aliases of configs and measured speeds are shared by all experiments: ``shared/shared.yaml`` beside
+the folders. Names of configs are relative to the experiment's folder, or else to ``configs``, without
 ``.yaml``; ``{family}`` in a name is replaced.
 """
 
@@ -176,7 +176,7 @@ def load_experiment(name: str) -> Experiment:
             f"Unknown experiment {name!r}: expected one of {', '.join(experiment_names())}, or the "
             "path of an experiment.yaml."
         )
-    shared_path = path.parent.parent / "shared.yaml"
+    shared_path = path.parent.parent / "shared" / "shared.yaml"
     shared = _read(shared_path) if shared_path.is_file() else {}
     content = _read(path)
     known = {"title", "families", "arms", "scales", "varies", "metric", "after"}

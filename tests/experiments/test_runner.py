@@ -266,7 +266,7 @@ def test_a_killed_experiment_ends_with_the_same_weights(tmp_path: Path) -> None:
     )
     folder = tmp_path / "runs" / "real" / "tiny" / "robot" / "macaw" / "seed_0"
     checkpoint = folder / "checkpoints" / "last.ckpt"
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 400
     while not checkpoint.is_file():
         assert process.poll() is None, process.stdout and process.stdout.read()
         assert time.monotonic() < deadline
