@@ -2,8 +2,8 @@
 
 An experiment is a folder with ``experiment.yaml`` and the overlays that only it uses. Scales,
 aliases of configs and measured speeds are shared by all experiments: ``shared/shared.yaml`` beside
-the folders. Names of configs are relative to the experiment's folder, or else to ``configs``, without
-``.yaml``; ``{family}`` in a name is replaced.
+the folders. Names of configs are relative to the experiment's folder, or else to ``configs``,
+without ``.yaml``; ``{family}`` in a name is replaced.
 """
 
 from collections.abc import Mapping

@@ -19,6 +19,12 @@ from tests.experiments.sample import pending_configs
 from tests.test_configs import HORIZON, SMALL
 
 TRANSITIONS = 15  # of each stage in each task
+FINE_TUNING = {
+    "context_size": 8,
+    "environment_steps": 10,
+    "batch_size": 4,
+    "comparison_episodes": 2,
+}
 ARMS = {"figure5_sparsity": "_3"}  # the fewest tasks
 
 
@@ -72,8 +78,8 @@ def test_smoke(
     def launch(
         arguments: Sequence[str], variables: Mapping[str, str], log: IO[str], kept: Any
     ) -> int:
-        if arguments[0] != "fit":
-            cli.run(list(arguments))
+        if arguments[0] == "finetune":
+            cli.run([*arguments, *(f"--finetune.{name}={v}" for name, v in FINE_TUNING.items())])
             return 0
         overlay = next(path for f, path in overlays.items() if any(f in a for a in arguments))
         configs = 1 + 2 * arguments.count("--config")  # the overlay goes after them
