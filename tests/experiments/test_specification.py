@@ -65,6 +65,20 @@ def test_every_overlay_is_used_and_every_key_exists(name: str) -> None:
                     plan(experiment, scale, Path("runs"), arms=[arm.name], families=[family])
 
 
+@pytest.mark.parametrize("name", sorted(PAPER))
+def test_arms_are_given_the_same_data(name: str) -> None:
+    experiment = load_experiment(name)
+    for family in experiment.families:
+        found = {}
+        for arm in experiment.arms.values():
+            with pending_configs():
+                base = yaml.safe_load(experiment.config(arm.configs[0], family).read_text())
+                keys = ("env", "path", "transitions_per_stage", "task_seed", "collect_seed")
+                found[arm.name] = [base["data"]["init_args"].get(key) for key in keys]
+        first = next(iter(found.values()))
+        assert {arm: data for arm, data in found.items() if data != first} == {}
+
+
 @pytest.fixture
 def experiment(tmp_path: Path) -> Any:
     return write_experiment(tmp_path)
