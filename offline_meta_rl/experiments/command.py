@@ -94,7 +94,7 @@ def _selecting(command: argparse.ArgumentParser) -> None:
 
 def _selected(options: argparse.Namespace) -> tuple[Any, list[Any]]:
     from offline_meta_rl.experiments.plan import plan
-    from offline_meta_rl.experiments.specification import load_experiment
+    from offline_meta_rl.experiments.reading import load_experiment
 
     experiment = load_experiment(options.experiment)
     overrides = {}
@@ -116,7 +116,7 @@ def _selected(options: argparse.Namespace) -> tuple[Any, list[Any]]:
 
 
 def _list(_: argparse.Namespace) -> None:
-    from offline_meta_rl.experiments.specification import experiment_names, load_experiment
+    from offline_meta_rl.experiments.reading import experiment_names, load_experiment
 
     for name in experiment_names():
         experiment = load_experiment(name)
@@ -211,7 +211,7 @@ def _sweep(options: argparse.Namespace) -> None:
 
 
 def _workspace(options: argparse.Namespace) -> None:
-    from offline_meta_rl.experiments.specification import load_experiment
+    from offline_meta_rl.experiments.reading import load_experiment
     from offline_meta_rl.experiments.workspace import upload
 
     experiment = load_experiment(options.experiment)

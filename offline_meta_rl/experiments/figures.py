@@ -41,7 +41,7 @@ def learning_curves(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.4, 3.6 + 0.11 * len(arms)), layout="constrained")
     axes = figure.subplots()
     for name, arm in arms.items():
         mean, low, high = statistics.curve(list(arm.curve))
@@ -101,6 +101,43 @@ def intervals(
     save_figure(figure, path)
 
 
+def against(
+    estimates: Mapping[str, Estimate],
+    lines: Mapping[str, Mapping[str, str]],
+    path: Path,
+    *,
+    title: str,
+    labels: tuple[str, str],
+) -> None:
+    """Draw interquartile means with 95 % intervals against what varies between arms.
+
+    Args:
+        estimates: arm -> estimate; arms that are not there leave a gap.
+        lines: label of a line -> place on the axis -> arm.
+        path: of the PNG.
+        title: of the figure.
+        labels: of the horizontal and the vertical axis.
+    """
+    from matplotlib.figure import Figure
+
+    places = list(dict.fromkeys(place for line in lines.values() for place in line))
+    figure = Figure(figsize=(6.4, 3.4 + 0.12 * len(lines)), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, line) in enumerate(lines.items()):
+        known = [(places.index(at), estimates[arm]) for at, arm in line.items() if arm in estimates]
+        middle = [found.value for _, found in known]
+        ends = [[f.value - f.low for _, f in known], [f.high - f.value for _, f in known]]
+        shifted = [at + 0.06 * (number - (len(lines) - 1) / 2) for at, _ in known]
+        few = any(found.mark for _, found in known)
+        text = f"{name} (fewer than 3 seeds)" if few else name
+        axes.errorbar(shifted, middle, ends, label=text, marker="o", capsize=3, **style(number))
+    axes.set_xticks(range(len(places)), places)
+    axes.set(title=title, xlabel=labels[0], ylabel=labels[1])
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
+    save_figure(figure, path)
+
+
 def profiles(
     scores: Mapping[str, Any],
     labels: Mapping[str, str],
@@ -123,7 +160,7 @@ def profiles(
     every = np.concatenate([values.reshape(-1) for values in scores.values()])
     spare = 0.03 * (every.max() - every.min() or 1.0)
     levels = np.linspace(every.min() - spare, every.max() + spare, 101)
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    figure = Figure(figsize=(6.4, 3.6 + 0.11 * len(scores)), layout="constrained")
     axes = figure.subplots()
     for arm, values in scores.items():
         share, low, high = statistics.performance_profile(values, levels, resamples=500)

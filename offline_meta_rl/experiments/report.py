@@ -134,6 +134,7 @@ def _pictures(
         path = folder / f"curves_{family}.png"
         figures.learning_curves(arms, styles, path, title=family, label=label)
         yield Picture(path, f"{family}: interquartile mean over seeds and tasks, 95 % bands")
+    yield from _against(gathered, summary, folder)
     yield Heading("Final and best, with intervals")
     for choice in CHOICES:
         path = folder / f"intervals_{choice}.png"
@@ -153,6 +154,21 @@ def _pictures(
                 note=True,
             )
     yield from _improvement(gathered)
+
+
+def _against(
+    gathered: Gathered, summary: Mapping[str, Mapping[str, Mapping[str, Estimate]]], folder: Path
+) -> Iterator[Block]:
+    """Yield the picture of an experiment that varies one thing between its arms."""
+    wanted = gathered.experiment.against
+    for family, arms in summary.items() if wanted else ():
+        assert wanted is not None
+        path = folder / f"against_{family}.png"
+        final = {arm: estimates["final"] for arm, estimates in arms.items()}
+        labels = (wanted.label, f"{_label(gathered)}, final")
+        figures.against(final, wanted.lines, path, title=family, labels=labels)
+        yield Heading(f"Against {wanted.label}")
+        yield Picture(path, f"{family}: final, interquartile mean and 95 % interval")
 
 
 def joined_scores(gathered: Gathered) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from offline_meta_rl.experiments.plan import Run, plan
-from offline_meta_rl.experiments.specification import Experiment, load_experiment
+from offline_meta_rl.experiments.reading import load_experiment
+from offline_meta_rl.experiments.specification import Experiment
 from offline_meta_rl.experiments.states import begin, end
 
 # Configs that experiments name and that are not in this checkout yet.

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from offline_meta_rl import statistics
-from offline_meta_rl.experiments import report
+from offline_meta_rl.experiments import figures, report
 from offline_meta_rl.experiments.command import main
 from offline_meta_rl.experiments.curves import fine_tuning_curve, training_curve
 from offline_meta_rl.experiments.gather import Gathered, gather
@@ -201,6 +202,25 @@ def test_the_page_needs_no_other_file(gathered: Gathered, tmp_path: Path) -> Non
         assert base64.b64decode(code) == picture
         assert picture.startswith(b"\x89PNG")
     assert "http" not in re.sub(r"base64,[^\"]*", "", page.read_text())
+
+
+def test_scores_against_what_varies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = {"a line": {"few": "theirs", "many": "ours"}}
+    experiment = write_experiment(tmp_path, against={"label": "tasks", "lines": lines})
+    runs = plan_of(experiment, tmp_path, families=["robot"])
+    for run in runs:
+        finish(run, scores_of(run))
+    drawn: list[Figure] = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(report, "write_page", lambda blocks, folder: folder)
+    write_report(gather(experiment, runs), tmp_path / "report")
+    axes = next(f.axes[0] for f in drawn if f.axes[0].get_xlabel() == "tasks")
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["few", "many"]
+    line, *_ = axes.get_lines()
+    assert line.get_ydata() == pytest.approx([0.36, 0.86])
+    curves = next(f.axes[0] for f in drawn if f.axes[0].get_xlabel() == "outer steps")
+    assert curves.get_lines()[0].get_xdata().tolist() == [0, 4, 8]
+    assert curves.get_lines()[0].get_ydata() == pytest.approx([0.0, 1.0 - 0.04, 0.86], abs=0.01)
 
 
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:

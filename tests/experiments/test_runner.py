@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,8 +19,8 @@ from offline_meta_rl import cli
 from offline_meta_rl.experiments import workers
 from offline_meta_rl.experiments.command import main
 from offline_meta_rl.experiments.plan import Run, plan
+from offline_meta_rl.experiments.reading import load_experiment
 from offline_meta_rl.experiments.runner import Runner
-from offline_meta_rl.experiments.specification import load_experiment
 from offline_meta_rl.experiments.states import (
     State,
     begin,
@@ -174,6 +175,38 @@ def test_a_run_belongs_to_one_process(runs: list[Run]) -> None:
     assert "robot/ours/seed_0" not in {name for name, *_ in launched.calls}
     lock.close()
     assert state_of(runs[0]) == State.INTERRUPTED  # its process ended without a word
+
+
+def test_a_process_keeps_its_runs_lock_and_asks_nobody(
+    runs: list[Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "slow"
+    script.write_text(
+        "#!/bin/sh\n"
+        'read answer || echo "no answer for $WANDB_RUN_GROUP: $*"\n'
+        f"while [ ! -e {tmp_path}/go ]; do sleep 0.05; done\nexit 7\n"
+    )
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
+    lock = try_lock(runs[0].folder)
+    assert lock is not None
+    codes: list[int] = []
+    with open(tmp_path / "log.txt", "w") as log:
+        runner = Runner([], [])
+        given = (["fit"], {"WANDB_RUN_GROUP": "a/b"}, log, [lock.fileno()])
+        thread = threading.Thread(target=lambda: codes.append(runner._process(*given)))
+        thread.start()
+        while not (tmp_path / "log.txt").read_text():
+            time.sleep(0.02)
+        lock.close()  # as if the runner had been killed
+        assert try_lock(runs[0].folder) is None
+        (tmp_path / "go").touch()
+        thread.join()
+    assert codes == [7]
+    assert (tmp_path / "log.txt").read_text() == "no answer for a/b: -m offline_meta_rl fit\n"
+    again = try_lock(runs[0].folder)
+    assert again is not None
+    again.close()
 
 
 def test_commands_after_training(tmp_path: Path) -> None:

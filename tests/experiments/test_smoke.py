@@ -11,9 +11,9 @@ from offline_meta_rl import cli
 from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.experiments.gather import gather
 from offline_meta_rl.experiments.plan import Run, plan
+from offline_meta_rl.experiments.reading import experiment_names, load_experiment
 from offline_meta_rl.experiments.report import write_report
 from offline_meta_rl.experiments.runner import Runner
-from offline_meta_rl.experiments.specification import experiment_names, load_experiment
 from offline_meta_rl.experiments.workers import Worker
 from tests.experiments.sample import pending_configs
 from tests.test_configs import HORIZON, SMALL

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from offline_meta_rl.experiments import specification, workers
+from offline_meta_rl.experiments import reading, workers
 from offline_meta_rl.experiments.command import main
 from offline_meta_rl.experiments.plan import estimate_hours, plan
-from offline_meta_rl.experiments.specification import experiment_names, load_experiment
+from offline_meta_rl.experiments.reading import experiment_names, load_experiment
 from tests.experiments.sample import pending_configs, plan_of, write_experiment
 
 PAPER = {
@@ -144,6 +144,7 @@ def test_unknown_scale_experiment_and_config(experiment: Any, tmp_path: Path) ->
     ("changes", "message"),
     [
         ({"metrik": "x"}, r"unknown: metrik"),
+        ({"against": {"label": "x", "lines": {"a": {1: "b"}}}}, r"unknown arms b: expected ours"),
         ({"metric": "loss"}, r"metric: expected one of .*, found 'loss'"),
         ({"arms": {"a": {"configs": []}}}, r"arm a: .* missing: label"),
         ({"scales": {"tiny": {"seeds": [0]}}}, r"scale tiny: .* missing: steps"),
@@ -215,6 +216,6 @@ def test_bad_options_are_one_message(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 def test_no_experiments_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(specification, "__file__", str(tmp_path / "a" / "b" / "c.py"))
+    monkeypatch.setattr(reading, "__file__", str(tmp_path / "a" / "b" / "c.py"))
     with pytest.raises(FileNotFoundError, match="Run in a checkout of the repository"):
         load_experiment("figure3")

@@ -13,7 +13,7 @@ from offline_meta_rl import cli
 from offline_meta_rl.experiments import workspace
 from offline_meta_rl.experiments.command import main
 from offline_meta_rl.experiments.plan import plan
-from offline_meta_rl.experiments.specification import experiment_names, load_experiment
+from offline_meta_rl.experiments.reading import experiment_names, load_experiment
 from offline_meta_rl.experiments.workspace import workspaces
 from tests.experiments.sample import write_experiment
 from tests.methods import tiny
