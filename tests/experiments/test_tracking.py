@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,13 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         cli.run(list(run.commands[0]))
         import wandb
 
-        wandb.finish()
+        assert wandb.run is not None
+        wandb.run.finish()
+    (path,) = run.folder.glob("wandb/offline-run-*/run-abcd1234.wandb")
+    deadline = time.monotonic() + 120
+    while not any(record.HasField("exit") for record in records(path)):
+        assert time.monotonic() < deadline  # another process writes the file
+        time.sleep(0.1)
     return run.folder
 
 
