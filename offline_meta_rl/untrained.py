@@ -10,13 +10,7 @@ from torch import Tensor
 
 from offline_meta_rl.behaviour import BehaviourPolicy
 from offline_meta_rl.envs.base import Array, TaskFamily
-from offline_meta_rl.networks import (
-    WeightTransformStack,
-    generate,
-    num_action_layers,
-    policy_forward,
-    policy_sizes,
-)
+from offline_meta_rl.networks import num_action_layers, policy_forward, policy_sizes
 
 STAGE = "untrained"
 WIDTH, DEPTH, HEAD_WIDTH, LATENT_SIZE = 100, 3, 32, 100
@@ -50,10 +44,10 @@ class WithUntrained:
         self.stages: list[str] = [STAGE, *behaviour.stages]
         self.digest = f"{behaviour.digest}-{STAGE}{episodes}"
         sizes = policy_sizes(family.observation_size, family.action_size, WIDTH, DEPTH, HEAD_WIDTH)
-        with torch.random.fork_rng([]), torch.no_grad():
-            torch.manual_seed(seed)
-            layers = WeightTransformStack(sizes, LATENT_SIZE).layers()
-            self._thetas = [generate(layer) for layer in layers[: num_action_layers(DEPTH)]]
+        generator = torch.Generator().manual_seed(seed)
+        self._thetas = [
+            initial_theta(*size, generator) for size in sizes[: num_action_layers(DEPTH)]
+        ]
 
     def act(
         self,
@@ -73,3 +67,15 @@ class WithUntrained:
         if stochastic:
             action = action + SIGMA * torch.randn(action.shape, generator=generator)
         return action.clamp(-1.0, 1.0)
+
+
+def initial_theta(in_features: int, out_features: int, generator: torch.Generator) -> Tensor:
+    """Return weights and biases, [1, D], as a weight-transform layer generates them at the start.
+
+    theta = M z + c with z ~ N(0, 1 / out²), M and c uniform within 1 / sqrt(Z).
+    """
+    size, bound = (in_features + 1) * out_features, LATENT_SIZE**-0.5
+    latent = torch.randn(LATENT_SIZE, generator=generator) / out_features
+    matrix = (2.0 * torch.rand(size, LATENT_SIZE, generator=generator) - 1.0) * bound
+    vector = (2.0 * torch.rand(size, generator=generator) - 1.0) * bound
+    return (matrix @ latent + vector)[None]
