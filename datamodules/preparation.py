@@ -64,6 +64,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         "chunk_size": 1,
         "chunks_per_task": 1,
         "prefetch": 0,
+        "untrained_episodes": 0,
     }
     for name, smallest in least.items():
         if settings[name] is not None and settings[name] < smallest:
@@ -231,6 +232,7 @@ def _collection(settings: Mapping[str, Any]) -> dict[str, Any]:
         "seed": settings["collect_seed"],
         "task_seed": settings["task_seed"],
         "transitions_per_stage": settings["transitions_per_stage"],
+        "untrained_episodes": settings.get("untrained_episodes"),
     }
     return {name: value for name, value in chosen.items() if value is not None}
 

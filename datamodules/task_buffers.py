@@ -72,6 +72,8 @@ class TaskBuffers(lightning.LightningDataModule):
         prefetch: batches made ahead by a thread; None for 4 with chunks, none with rows.
         collect_seed: of the collection.
         transitions_per_stage: of the collection; None for its default.
+        untrained_episodes: of the collection: episodes of a policy that was never trained, as a
+            stage ``untrained`` before all others.
     """
 
     dataset: TaskDataset
@@ -104,6 +106,7 @@ class TaskBuffers(lightning.LightningDataModule):
         prefetch: int | None = None,
         collect_seed: int = 0,
         transitions_per_stage: int | None = None,
+        untrained_episodes: int = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["inner_slice", "outer_slice", "fields"])
@@ -225,11 +228,22 @@ class TaskBuffers(lightning.LightningDataModule):
         return HeldOutLoader(self._held_out(query=False))
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of batches served."""
-        return {"batches_served": self.batches_served}
+        """The number of batches served, and which data they came from."""
+        return {"batches_served": self.batches_served, "dataset_checksum": self.dataset.checksum}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue with the next batch."""
+        """Continue with the next batch.
+
+        Raises:
+            ValueError: training goes on with another dataset. Testing on one is fine.
+        """
+        before, now = state_dict.get("dataset_checksum"), self.dataset.checksum
+        training = self.trainer is not None and self.trainer.state.fn == "fit"
+        if training and before not in (None, now):
+            raise ValueError(
+                f"The checkpoint was trained on the dataset with checksum {before}, found {now} at "
+                f"{self.dataset.path}. Pass the --data.path of the first one, or begin a new run."
+            )
         self.batches_served = int(state_dict["batches_served"])
 
     def teardown(self, stage: str | None = None) -> None:

@@ -14,10 +14,8 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
-from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
 
 import yaml
 from jsonargparse import set_parsing_settings
@@ -34,6 +32,7 @@ from callbacks.progress import Progress
 from callbacks.save_policies import SavePolicies
 from callbacks.store_config import StoreConfig, stored_config
 from offline_meta_rl.messages import DEBUG_VARIABLE, raised_in_project
+from offline_meta_rl.wandb_login import logged_in
 
 PACKAGES = ("offline_meta_rl.methods", "datamodules", "callbacks")
 SHARED_CALLBACKS: dict[str, type[Callback]] = {
@@ -45,7 +44,8 @@ SHARED_CALLBACKS: dict[str, type[Callback]] = {
     "policies": SavePolicies,
 }
 DESCRIPTION = """Meta-train, validate and test on fixed data of many tasks.
-`lightning data --help` has the tools for datasets: info, validate, plot, convert, merge, split."""
+`lightning data --help` has the tools for datasets: info, validate, plot, convert, merge, split.
+`lightning experiment --help` runs and reports the figures and tables of a paper."""
 LIGHTNINGS_OWN = {"best", "last", "hpc", "registry"}  # words that --ckpt_path may be
 SIMULATORS = {"gymnasium", "metaworld", "mujoco"}
 
@@ -83,14 +83,7 @@ def import_classes() -> None:
 
 def keep_wandb_offline() -> None:
     """Make Weights & Biases write to disk, and never prompt, unless there is a login."""
-    if "WANDB_MODE" in os.environ or os.environ.get("WANDB_API_KEY"):
-        return
-    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
-    try:
-        logged_in = netrc(os.environ.get("NETRC")).authenticators(host) is not None
-    except (OSError, NetrcParseError):
-        logged_in = False
-    if not logged_in:
+    if "WANDB_MODE" not in os.environ and not logged_in():
         os.environ["WANDB_MODE"] = "offline"
         os.environ.setdefault("WANDB_SILENT", "true")
 
@@ -272,6 +265,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from offline_meta_rl.data_tools.command import main as data
 
         data(given[1:])
+        return
+    if given[:1] == ["experiment"]:
+        from offline_meta_rl.experiments.command import main as experiment
+
+        experiment(given[1:])
         return
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a user's own modules

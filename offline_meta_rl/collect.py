@@ -5,6 +5,7 @@ episodes with sampled actions, labelled by stage. Every task draws from its own 
 interrupted collection goes on where it stopped and ends with the same data.
 """
 
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from math import ceil
 from pathlib import Path
@@ -23,6 +24,7 @@ from offline_meta_rl.manifest import TRANSITION_KEYS
 from offline_meta_rl.references import reference_returns
 from offline_meta_rl.rollout import Episodes, run_episodes
 from offline_meta_rl.storage import DatasetWriter, dataset_lock, dataset_root
+from offline_meta_rl.untrained import WithUntrained
 
 TRANSITIONS_PER_TASK = 8000
 MAX_ENVIRONMENTS = 64  # of one stage at a time
@@ -41,25 +43,31 @@ def default_dataset_path(
     seed: int = 0,
     task_seed: int = 0,
     transitions_per_stage: int | None = None,
+    untrained_episodes: int = 0,
 ) -> Path:
     """Return where the dataset of a family is kept; all that changes its content is in the name.
 
     The folder is ``$OFFLINE_META_RL_DATA``, or ``~/.cache/offline_meta_rl/datasets``.
     """
-    behaviour = load_behaviour(family)
-    quota = _quota(family, behaviour, transitions_per_stage)
+    behaviour, (*_, quota) = _stages(family, transitions_per_stage, untrained_episodes)
     return dataset_root() / (
         f"{family.name}-v{family.version}-tasks{task_seed}-seed{seed}-n{quota}-{behaviour.digest}"
     )
 
 
-def _quota(
-    family: TaskFamily, behaviour: BehaviourPolicy, transitions_per_stage: int | None
-) -> int:
-    """Return the transitions to collect from every stage in every task."""
+def _stages(
+    family: TaskFamily, transitions_per_stage: int | None, untrained_episodes: int
+) -> tuple[BehaviourPolicy, list[int]]:
+    """Return the behaviour policy and the transitions to collect in a task from each stage."""
+    behaviour = load_behaviour(family)
     if transitions_per_stage is None and isinstance(family, ScriptedFamily):
-        return family.episodes_per_task * family.horizon
-    return transitions_per_stage or ceil(TRANSITIONS_PER_TASK / len(behaviour.stages))
+        transitions_per_stage = family.episodes_per_task * family.horizon
+    quota = transitions_per_stage or ceil(TRANSITIONS_PER_TASK / len(behaviour.stages))
+    quotas = [quota] * len(behaviour.stages)
+    if not untrained_episodes:
+        return behaviour, quotas
+    first = untrained_episodes * family.horizon
+    return WithUntrained(behaviour, family, untrained_episodes), [first, *quotas]
 
 
 def derived_seed(*numbers: int) -> int:
@@ -95,7 +103,7 @@ def collect_task(
     parameters: Array,
     *,
     seed: int,
-    transitions_per_stage: int,
+    transitions_per_stage: int | Sequence[int],
     num_threads: int | None = None,
 ) -> list[Episode]:
     """Collect one task's episodes, ordered by stage, poor to expert.
@@ -105,7 +113,7 @@ def collect_task(
         behaviour: its behaviour policy.
         parameters: of the task, [P].
         seed: of initial states and actions; the same seed gives the same data.
-        transitions_per_stage: at least so many transitions of every stage.
+        transitions_per_stage: at least so many transitions of every stage, or of each one.
         num_threads: of the simulator; None for one per core.
 
     Raises:
@@ -114,9 +122,10 @@ def collect_task(
     generator = torch.Generator().manual_seed(seed)
     collected: list[list[Episode]] = [[] for _ in behaviour.stages]
     count = np.zeros(len(behaviour.stages), dtype=np.int64)
+    quotas = np.broadcast_to(transitions_per_stage, count.shape)
     for number in range(50):
         wanted = [
-            _episodes_wanted(transitions_per_stage - count[stage], found, family.horizon)
+            _episodes_wanted(quotas[stage] - count[stage], found, family.horizon)
             for stage, found in enumerate(collected)
         ]
         if not any(wanted):
@@ -142,6 +151,7 @@ def collect(
     seed: int = 0,
     task_seed: int = 0,
     transitions_per_stage: int | None = None,
+    untrained_episodes: int = 0,
     num_threads: int | None = None,
     progress: bool = True,
 ) -> Path:
@@ -154,6 +164,8 @@ def collect(
         task_seed: of the task parameters.
         transitions_per_stage: at least so many transitions of every stage in every task; None for
             an equal share of 8000 for the task, or for the script's number of episodes.
+        untrained_episodes: as many transitions as so many episodes of full length, of a policy that
+            was never trained, as the first stage ``untrained`` of every task.
         num_threads: of the simulator; None for one per core.
         progress: show a progress bar.
 
@@ -168,8 +180,7 @@ def collect(
     with dataset_lock(path):
         if Path(path).exists():
             return Path(path)
-        behaviour = load_behaviour(family)
-        quota = _quota(family, behaviour, transitions_per_stage)
+        behaviour, quotas = _stages(family, transitions_per_stage, untrained_episodes)
         parameters = family.task_parameters(task_seed)
         writer = DatasetWriter(
             path,
@@ -183,7 +194,7 @@ def collect(
             splits=family.splits,
             stages=behaviour.stages,
             observation_space=family.observation_space,
-            provenance=_provenance(seed, quota, behaviour.digest),
+            provenance=_provenance(seed, quotas[-1], behaviour.digest),
         )
         bar = Progress(
             TextColumn(f"Collecting {family.name}: {{task.description}}"),
@@ -198,10 +209,11 @@ def collect(
                 if not writer.has_task(task):
                     settings: dict[str, Any] = {
                         "seed": derived_seed(seed, task_seed, task),
-                        "transitions_per_stage": quota,
+                        "transitions_per_stage": quotas,
                         "num_threads": num_threads,
                     }
                     if isinstance(family, ScriptedFamily):
+                        settings["transitions_per_stage"] = quotas[-1]
                         _write_script(writer, family, task, parameters[task], settings, bar)
                     else:
                         episodes = collect_task(family, behaviour, parameters[task], **settings)

@@ -1,4 +1,4 @@
-"""Where the command starts: ``lightning data`` is answered without loading Lightning."""
+"""Where the command starts: ``lightning data`` and ``lightning experiment`` load no Lightning."""
 
 import sys
 from collections.abc import Sequence
@@ -11,6 +11,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from offline_meta_rl.data_tools.command import main as data
 
         data(given[1:])
+    elif given[:1] == ["experiment"]:
+        from offline_meta_rl.experiments.command import main as experiment
+
+        experiment(given[1:])
     else:
         from offline_meta_rl.cli import main as lightning
 

@@ -110,11 +110,16 @@ def result_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[float]
 
 
 def history_point(result: Mapping[str, Any], step: int, wall_time: float) -> dict[str, Any]:
-    """Return one point of the learning curve: outer step, seconds, means before and after."""
+    """Return one point of the learning curve: outer step, seconds, means before and after.
+
+    ``after_return_per_task`` and ``after_normalised_return_per_task`` are for statistics.
+    """
     point: dict[str, Any] = {"step": int(step), "wall_time": float(wall_time)}
-    for when in ("before", "after"):
-        for key in ("return", "normalised_return"):
+    per_task = result["after_adaptation"]["per_task"]
+    for key in ("return", "normalised_return"):
+        for when in ("before", "after"):
             point[f"{when}_{key}"] = float(result[f"{when}_adaptation"][key])
+        point[f"after_{key}_per_task"] = {task: float(per_task[task][key]) for task in per_task}
     return point
 
 

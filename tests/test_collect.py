@@ -4,6 +4,7 @@ import errno
 import multiprocessing
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.envs.point_robot import PointRobot
 from offline_meta_rl.rollout import Episodes
 from offline_meta_rl.storage import DatasetWriter
+from offline_meta_rl.untrained import WithUntrained
 
 QUOTA = 60
 
@@ -263,3 +265,27 @@ def test_description_of_a_dataset(
     (path,) = data_root.glob("point_robot-*-n20-script-1")
     main([str(path)])
     assert capsys.readouterr().out in table
+
+
+def test_untrained_stage(family: SmallRobot, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"transitions_per_stage": QUOTA, "progress": False, "num_threads": 1}
+    path = collect(family, tmp_path / "data", untrained_episodes=2, **settings)
+    dataset = TaskDataset.open(path)
+    assert dataset.manifest.stages == ["untrained", "random", "poor", "medium", "expert"]
+    stage, length = (dataset.episodes[name] for name in ("stage", "length"))
+    assert int(length[stage == 0].sum()) == 2 * family.horizon * dataset.manifest.num_tasks
+    assert int(length[stage == 4].sum()) == QUOTA * dataset.manifest.num_tasks
+    start, end = dataset.task_rows(0)
+    assert stage[0] == 0  # before the others: "first" rows are these
+    mean = WithUntrained(load_behaviour(family), family, 2).act(
+        0, dataset.transitions["observation"][:40], np.zeros((1, 2)), stochastic=False
+    )
+    noise = dataset.transitions["action"][start:end][:40] - mean
+    assert 0.1 < float(noise.std()) < 0.3  # sigma 0.2
+    assert float(mean.abs().max()) < 0.9  # not saturated, as an untrained network's
+    assert default_dataset_path(family) != default_dataset_path(family, untrained_episodes=2)
+
+
+def test_untrained_stage_needs_observations() -> None:
+    with pytest.raises(ValueError, match=r"untrained_episodes: .* found two_drawer_lite"):
+        default_dataset_path(FAMILIES["two_drawer_lite"], untrained_episodes=2)

@@ -1,0 +1,1 @@
+"""Experiments as data: every figure and table is a folder of configs, which one command runs."""

@@ -1,0 +1,221 @@
+"""Experiments are read from YAML, planned in a fixed order, and mistakes are named."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from offline_meta_rl.experiments import reading, workers
+from offline_meta_rl.experiments.command import main
+from offline_meta_rl.experiments.plan import estimate_hours, plan
+from offline_meta_rl.experiments.reading import experiment_names, load_experiment
+from tests.experiments.sample import pending_configs, plan_of, write_experiment
+
+PAPER = {
+    "figure3": ({"point_robot", "cheetah_dir", "cheetah_vel", "walker", "ant"}, 5),
+    "table1": ({"cheetah_vel", "walker", "ant"}, 3),
+    "figure4": ({"cheetah_vel"}, 3),
+    "figure5_quality": ({"cheetah_vel"}, 6),
+    "figure5_weight_transform": ({"cheetah_vel"}, 4),
+    "figure5_sparsity": ({"cheetah_vel"}, 20),
+    "figure6": ({"cheetah_dir", "walker", "ant"}, 4),
+}
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def files(arguments: tuple[str, ...]) -> list[str]:
+    """Return the configs of a command, by name."""
+    given = [b for a, b in pairwise(arguments) if a == "--config"]
+    return [Path(path).stem for path in given]
+
+
+def options(arguments: tuple[str, ...]) -> dict[str, str]:
+    return dict(part[2:].split("=", 1) for part in arguments if "=" in part)
+
+
+def test_every_figure_and_table_is_there() -> None:
+    assert set(experiment_names()) == set(PAPER)
+    for name, (families, arms) in PAPER.items():
+        experiment = load_experiment(name)
+        assert set(experiment.families) == families
+        assert len(experiment.arms) == arms
+        assert list(experiment.scales) == ["smoke", "cpu", "paper"]
+        assert experiment.scales["cpu"].steps == 5000
+        assert experiment.scales["paper"].seeds == (0, 1, 2, 3)
+
+
+@pytest.mark.parametrize("name", sorted(PAPER))
+def test_every_overlay_is_used_and_every_key_exists(name: str) -> None:
+    experiment = load_experiment(name)
+    named = {config for arm in experiment.arms.values() for config in arm.configs}
+    named |= {
+        o for arm in experiment.arms.values() for s in arm.scales.values() for o in s.overlays
+    }
+    unused = {path.stem for path in experiment.folder.glob("*.yaml")} - named - {"experiment"}
+    assert unused <= {"authors_data"}  # a variant, to be put in place of another one
+    for path in experiment.folder.glob("*.yaml"):
+        if path.stem != "experiment":
+            assert set(yaml.safe_load(path.read_text())) <= {"model", "data", "trainer"}
+    for arm in experiment.arms.values():
+        for family in experiment.families:
+            for scale in experiment.scales:
+                with pending_configs():
+                    plan(experiment, scale, Path("runs"), arms=[arm.name], families=[family])
+
+
+@pytest.mark.parametrize("name", sorted(PAPER))
+def test_arms_are_given_the_same_data(name: str) -> None:
+    experiment = load_experiment(name)
+    for family in experiment.families:
+        found = {}
+        for arm in experiment.arms.values():
+            with pending_configs():
+                base = yaml.safe_load(experiment.config(arm.configs[0], family).read_text())
+                keys = ("env", "path", "transitions_per_stage", "task_seed", "collect_seed")
+                found[arm.name] = [base["data"]["init_args"].get(key) for key in keys]
+        first = next(iter(found.values()))
+        assert {arm: data for arm, data in found.items() if data != first} == {}
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> Any:
+    return write_experiment(tmp_path)
+
+
+def test_order_of_runs_and_layers(experiment: Any, tmp_path: Path) -> None:
+    runs = plan_of(experiment, tmp_path)
+    assert [run.name for run in runs[:3]] == [
+        "robot/ours/seed_0",
+        "robot/theirs/seed_0",
+        "robot/ours/seed_1",
+    ]
+    assert len(runs) == 12
+    ours, ant = runs[0].commands[0], runs[-2].commands[0]
+    assert files(ours) == ["ours_robot", "all", "of_method", "of_arm", "of_arm_and_scale"]
+    assert files(ant) == [
+        *("ours_ant", "all", "of_method", "of_family", "of_arm", "of_arm_and_scale")
+    ]
+    assert options(ours)["x"] == "3"
+    assert options(runs[1].commands[0])["x"] == "1"
+    assert options(ours)["y"] == "null"
+    assert options(ours)["trainer.max_steps"] == "8"
+    assert options(ours)["trainer.val_check_interval"] == "4"
+    assert options(ant)["trainer.max_steps"] == "4"
+    assert (options(ant)["seed_everything"], options(ant)["data.init_args.seed"]) == ("2", "2")
+    assert runs[0].environment["WANDB_RUN_GROUP"] == "small/robot/ours"
+    assert runs[0].environment["WANDB_TAGS"] == "small,tiny,robot,ours"
+
+
+def test_selection(experiment: Any, tmp_path: Path) -> None:
+    runs = plan_of(
+        experiment, tmp_path, arms=["theirs"], families=["ant"], seeds=[7], overrides={"y": [1, 2]}
+    )
+    assert [run.name for run in runs] == ["ant/theirs/seed_7"]
+    assert options(runs[0].commands[0])["y"] == "[1, 2]"
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        ({"arms": ["ours", "nobody"]}, "Unknown arm 'nobody': expected ours, theirs"),
+        ({"families": ["dog"]}, "Unknown family 'dog': expected robot, ant"),
+    ],
+)
+def test_unknown_names_list_the_valid_ones(
+    selection: dict[str, Any], message: str, experiment: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan_of(experiment, tmp_path, **selection)
+
+
+def test_unknown_scale_experiment_and_config(experiment: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Unknown scale 'huge': expected tiny"):
+        plan(experiment, "huge", tmp_path)
+    with pytest.raises(ValueError, match=r"Unknown experiment 'figure9': expected one of figure3"):
+        load_experiment("figure9")
+    (tmp_path / "configs" / "theirs_ant.yaml").unlink()
+    with pytest.raises(FileNotFoundError, match=r"small needs the config theirs_ant\.yaml; it is"):
+        plan_of(experiment, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metrik": "x"}, r"unknown: metrik"),
+        ({"against": {"label": "x", "lines": {"a": {1: "b"}}}}, r"unknown arms b: expected ours"),
+        ({"metric": "loss"}, r"metric: expected one of .*, found 'loss'"),
+        ({"arms": {"a": {"configs": []}}}, r"arm a: .* missing: label"),
+        ({"scales": {"tiny": {"seeds": [0]}}}, r"scale tiny: .* missing: steps"),
+        (
+            {"scales": {"tiny": {"seeds": [0], "steps": 1, "methods": {"A": {"b": 1}}}}},
+            "unknown: b",
+        ),
+    ],
+)
+def test_malformed_experiments(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_experiment(tmp_path, **changes)
+
+
+def test_estimate(experiment: Any, tmp_path: Path) -> None:
+    runs = plan_of(experiment, tmp_path, families=["robot"], seeds=[0, 1])
+    speeds = {"Macaw": {"robot": 2.0}}
+    hours, unknown = estimate_hours(runs, speeds, {}, workers=1)
+    assert hours == pytest.approx(2 * 8 / 2 / 3600)
+    assert unknown == ["robot/theirs"]
+    measured = {"robot/theirs": 1.0, "robot/ours": 4.0}
+    hours, unknown = estimate_hours(runs, speeds, measured, workers=2)
+    assert hours == pytest.approx((2 * 8 / 4 + 2 * 8 / 1) / 2 / 3600)
+    assert unknown == []
+    hours, _ = estimate_hours(runs[1:2], {}, measured, workers=9)
+    assert hours == pytest.approx(8 / 3600)  # one run does not get faster
+
+
+def test_commands_print_plans_and_sweeps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(workers, "available_cores", lambda: [4, 5])
+    monkeypatch.setattr(workers, "visible_gpus", list)
+    main(["list"])
+    assert "figure5_sparsity: Figure 5, right" in capsys.readouterr().out
+    main(["plan", "figure3", "--arms", "macaw", "--families", "walker", "--seeds", "4", "5"])
+    printed = capsys.readouterr().out
+    assert "2 runs of 5000 outer steps, 2 to do, 2 at a time" in printed
+    assert "about 0.1 hours" in printed
+    assert "1: walker/macaw/seed_5" in printed
+    assert f"fit --config {CONFIGS / 'macaw_walker.yaml'}" in printed
+    selection = ["--arms", "macaw", "--families", "walker", "--seeds", "4", "5"]
+    main(["sweep", "figure3", *selection, "--output", "sweep.yaml"])
+    sweep = yaml.safe_load(Path("sweep.yaml").read_text())
+    assert sweep["parameters"] == {"index": {"values": [0, 1]}}
+    given = [part.replace("${args}", "--index=1") for part in sweep["command"][2:]]
+    options = specification_of(given)
+    assert options.index == 1
+    assert (options.arms, options.families, options.seeds) == (["macaw"], ["walker"], [4, 5])
+
+
+def specification_of(arguments: list[str]) -> Any:
+    from offline_meta_rl.experiments.command import parser
+
+    return parser().parse_args(arguments)
+
+
+def test_bad_options_are_one_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="error: Unknown experiment 'figure9'"):
+        main(["run", "figure9"])
+    one = ["--arms", "macaw", "--families", "ant", "--seeds", "0"]
+    with pytest.raises(SystemExit, match="--index: expected 0 to 0, found 3"):
+        main(["run", "figure3", *one, "--index", "3"])
+    with pytest.raises(SystemExit, match="--set: expected KEY=VALUE, found 'x'"):
+        main(["plan", "figure3", "--arms", "macaw", "--set", "x"])
+
+
+def test_no_experiments_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(reading, "__file__", str(tmp_path / "a" / "b" / "c.py"))
+    with pytest.raises(FileNotFoundError, match="Run in a checkout of the repository"):
+        load_experiment("figure3")
