@@ -1,5 +1,6 @@
 """Checks of a method against the datamodule that it trains on; before the first step."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -30,3 +31,54 @@ def check_discount(datamodule: Any, discount: float) -> None:
             f"The module was built for discount {discount}, the data has {found}. "
             f"Set --model.init_args.discount={found}, or --data.init_args.discount={discount}."
         )
+
+
+def check_sizes(sizes: Mapping[str, Any], datamodule: Any) -> None:
+    """Check that a method was built for the data's sizes.
+
+    Args:
+        sizes: a method's settings, ``observation_size`` and the like among them.
+        datamodule: that it trains on.
+
+    Raises:
+        ValueError: a size that differs.
+    """
+    dataset = getattr(datamodule, "dataset", None)
+    data = getattr(dataset, "manifest", None) or getattr(datamodule, "family", None)
+    for name in ("observation_size", "action_size", "task_feature_size"):
+        own = sizes.get(name)
+        found = getattr(data, name, getattr(datamodule, name, None))
+        if own is not None and found is not None and own != found:
+            raise ValueError(
+                f"The module was built for {name} {own}, the data has {found}. "
+                f"Set --model.init_args.{name}={found}, or pass other data."
+            )
+
+
+def check_fields(wanted: Sequence[str], datamodule: Any) -> None:
+    """Check that batches will hold the fields that a method needs.
+
+    Raises:
+        ValueError: names the fields expected and found, and the fix.
+    """
+    found = list(getattr(datamodule, "hparams", {}).get("fields", ()))
+    if found and not set(wanted) <= set(found):
+        raise ValueError(
+            f"Expected batches with the fields {list(wanted)}, found {found}. Set "
+            f"--data.init_args.fields='[{', '.join(wanted)}]'."
+        )
+
+
+def check_shared_settings(model: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Check that settings of one name have one value in a method and its datamodule.
+
+    Raises:
+        ValueError: they differ.
+    """
+    for name in sorted(set(model) & set(data)):
+        if not name.startswith("_") and model[name] != data[name]:
+            raise ValueError(
+                f"Expected one value of {name}, because loggers keep it once, found {model[name]} "
+                f"in the model and {data[name]} in the data. Set "
+                f"--data.init_args.{name}={model[name]}."
+            )

@@ -30,6 +30,7 @@ LAYERS: list[set[str]] = [
         "evaluation",
         "exploration_diagnosis",
         "exploration_film",
+        "exploration_report",
         "exploration_summary",
         "explore",
         "film_strip",

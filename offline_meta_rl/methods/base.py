@@ -17,6 +17,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from offline_meta_rl.batch_checks import check_fields, check_shared_settings, check_sizes
 from offline_meta_rl.compiling import CompiledOrEager
 from offline_meta_rl.context import check_context
 from offline_meta_rl.networks import BatchedPolicy
@@ -161,10 +162,10 @@ class MetaModule(lightning.LightningModule):
             )
         self._log_every = max(1, trainer.log_every_n_steps)
         datamodule = getattr(trainer, "datamodule", None)
-        _check_sizes(self, datamodule)
-        _check_fields(self.batch_fields, datamodule)
+        check_sizes(self.hparams, datamodule)
+        check_fields(self.batch_fields, datamodule)
         if trainer.loggers:
-            _check_shared_settings(self.hparams, getattr(datamodule, "hparams", {}))
+            check_shared_settings(self.hparams, getattr(datamodule, "hparams", {}))
 
     def compiled(
         self, function: Callable[..., Any], enabled: bool, mode: str = "default"
@@ -319,35 +320,3 @@ def _set_random_state(state: dict[str, Tensor]) -> None:
     torch.set_rng_state(state["cpu"].cpu())
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
-
-
-def _check_sizes(module: MetaModule, datamodule: Any) -> None:
-    dataset = getattr(datamodule, "dataset", None)
-    data = getattr(dataset, "manifest", None) or getattr(datamodule, "family", None)
-    for name in ("observation_size", "action_size", "task_feature_size"):
-        own = module.hparams.get(name)
-        found = getattr(data, name, getattr(datamodule, name, None))
-        if own is not None and found is not None and own != found:
-            raise ValueError(
-                f"The module was built for {name} {own}, the data has {found}. "
-                f"Set --model.init_args.{name}={found}, or pass other data."
-            )
-
-
-def _check_fields(wanted: tuple[str, ...], datamodule: Any) -> None:
-    found = list(getattr(datamodule, "hparams", {}).get("fields", ()))
-    if found and not set(wanted) <= set(found):
-        raise ValueError(
-            f"Expected batches with the fields {list(wanted)}, found {found}. Set "
-            f"--data.init_args.fields='[{', '.join(wanted)}]'."
-        )
-
-
-def _check_shared_settings(model: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    for name in sorted(set(model) & set(data)):
-        if not name.startswith("_") and model[name] != data[name]:
-            raise ValueError(
-                f"Expected one value of {name}, because loggers keep it once, found {model[name]} "
-                f"in the model and {data[name]} in the data. Set "
-                f"--data.init_args.{name}={model[name]}."
-            )
