@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from offline_meta_rl.compiling import CompiledOrEager
 from offline_meta_rl.context_encoder import Gaussians, context_rows, factors
 from offline_meta_rl.online_learner import Columns, OnlineLearner
 from offline_meta_rl.pearl_losses import (
@@ -42,8 +41,8 @@ class PearlLearner(OnlineLearner):
         settings: of the losses.
         learning_rate: of Adam, with fresh moments, for all networks.
         target_update: share of the value function that moves into its target at each update.
+        infer: z is inferred anew after each episode; False keeps the z of the offline context.
         sigma: standard deviation of the noise to explore with; None for the actor's own.
-        compile: compile the losses; falls back to eager with a warning.
 
     Attributes:
         precision: of q(z | c), summed over the transitions seen, [T, Z]; 0 before any.
@@ -67,8 +66,8 @@ class PearlLearner(OnlineLearner):
         settings: PearlSettings,
         learning_rate: float = 3e-4,
         target_update: float = 0.005,
+        infer: bool = True,
         sigma: float | None = None,
-        compile: bool = False,
     ) -> None:
         _check(learning_rate, target_update, sigma)
         self.encoder = [(w.detach().clone(), b.detach().clone()) for w, b in parameters.encoder]
@@ -76,14 +75,13 @@ class PearlLearner(OnlineLearner):
         self.learned: PearlParameters = _copies(own, num_tasks, learned=True)
         self.target: Layers = _copies(target_value, num_tasks, learned=False)
         self.context_fields, self.settings = context_fields, settings
-        self.target_update, self.sigma = target_update, sigma
+        self.target_update, self.infer, self.sigma = target_update, infer, sigma
         self.precision = self.encoder[-1][1].new_zeros(
             num_tasks, self.encoder[-1][1].shape[-1] // 2
         )
         self.weighted_mean = torch.zeros_like(self.precision)
         leaves = pytree.tree_leaves(self.learned)
         self.optimizer = torch.optim.Adam(leaves, lr=learning_rate, fused=True)
-        self._losses: Any = CompiledOrEager(self.losses, "default") if compile else self.losses
 
     def belief(self) -> Gaussians:
         """Return q(z | c) given all that was seen, [T, Z]; the prior where nothing was."""
@@ -108,7 +106,8 @@ class PearlLearner(OnlineLearner):
 
     def observe(self, episode: Columns, kept: Tensor) -> None:
         """Extend the context by a new episode of every task; from here on z is another."""
-        self.see(episode, kept)
+        if self.infer:
+            self.see(episode, kept)
 
     @torch.no_grad()
     def act(self, observation: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -148,7 +147,7 @@ class PearlLearner(OnlineLearner):
         noise = PearlNoise(*(each.to(self.precision) for each in drawn))
         leaves = pytree.tree_leaves(self.learned)
         with torch.enable_grad():
-            losses = self._losses(self.learned, self.target, self.belief(), batch, noise)
+            losses = self.losses(self.learned, self.target, self.belief(), batch, noise)
             total = losses["critic"] + losses["value"] + losses["actor"]
             gradients = torch.autograd.grad(total.sum(), leaves)
         for leaf, gradient in zip(leaves, gradients, strict=True):

@@ -143,6 +143,13 @@ def test_without_a_context_the_prior_holds_until_a_task_s_first_episode() -> Non
     assert torch.equal(variance[1], torch.ones_like(mean[1]))
 
 
+def test_z_can_stay_that_of_the_offline_context() -> None:
+    module = pearl()
+    agents = module.fine_tuner(context(), infer=False)
+    agents.observe(rows(7), torch.ones(TASKS, ROWS, dtype=torch.bool))
+    torch.testing.assert_close(agents.belief().mean, module.infer(context()).mean)
+
+
 def test_rows_that_are_not_kept_say_nothing() -> None:
     agents, others = (pearl().fine_tuner(context()) for _ in range(2))
     kept = torch.rand(TASKS, ROWS, generator=seeded(3)) < 0.5

@@ -204,8 +204,8 @@ class Pearl(MetaModule):
         policy_regularisation: float | None = None,
         behaviour_weight: float | None = None,
         advantage_temperature: float | None = None,
+        infer: bool = True,
         sigma: float | None = None,
-        compile: bool = False,
     ) -> PearlLearner:
         """Infer z of T tasks; return agents that go on inferring, and learn by actor-critic.
 
@@ -218,8 +218,8 @@ class Pearl(MetaModule):
             policy_regularisation: of the actor's outputs.
             behaviour_weight: of the distance to the actions in the replay.
             advantage_temperature: of the weights of that distance; infinity weighs all alike.
+            infer: z is inferred anew after each episode; False keeps the z of ``context``.
             sigma: standard deviation of the noise to explore with; None for the actor's own.
-            compile: compile the losses; falls back to eager with a warning.
         """
         given = {
             "entropy_weight": entropy_weight,
@@ -239,8 +239,8 @@ class Pearl(MetaModule):
             settings=replace(self.settings, **changed),
             learning_rate=last if learning_rate is None else learning_rate,
             target_update=settings.target_update if target_update is None else target_update,
+            infer=infer,
             sigma=sigma,
-            compile=compile,
         )
         if num_steps > 0:
             agents.see(context, torch.ones(context.batch_size[:2], dtype=torch.bool))
