@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from offline_meta_rl import functional
-from offline_meta_rl.context_encoder import divergence_from_prior, draw, posterior
+from offline_meta_rl.context_encoder import Gaussians, divergence_from_prior, draw, posterior
 from offline_meta_rl.sac_losses import tanh_sample
 from offline_meta_rl.stacked_networks import Layers, conditioned_mlp
 
@@ -139,6 +139,19 @@ def pearl_losses(
         squared difference of the actor's and the data's actions).
     """
     q = posterior(parameters.encoder, context)
+    return losses_given(q, parameters, target_value, batch, noise, task_weight, settings)
+
+
+def losses_given(
+    q: Gaussians,
+    parameters: PearlParameters,
+    target_value: Layers,
+    batch: Mapping[str, Tensor],
+    noise: PearlNoise,
+    task_weight: Tensor,
+    settings: PearlSettings,
+) -> dict[str, Tensor]:
+    """Return what ``pearl_losses`` does, from q(z | c), [T, Z]; the encoder is not used."""
     latent = draw(q, noise.latent)
     given = latent.detach()
     with torch.no_grad():

@@ -56,6 +56,7 @@ WITHOUT_SIMULATOR = (
     "export",
     "awr_learner",
     "online_replay",
+    "pearl_learner",
     "methods.macaw",
     "methods.pearl",
     "methods.meta_bc",

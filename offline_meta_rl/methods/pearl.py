@@ -11,6 +11,7 @@ Constructor defaults are the paper's algorithm with the numbers of the authors' 
 actor leaves the data and the critics extrapolate; ``behaviour_weight`` ties it to the data.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch.utils import _pytree as pytree
 from offline_meta_rl.context_encoder import Gaussians, context_rows, posterior
 from offline_meta_rl.methods.base import MetaModule
 from offline_meta_rl.networks import BatchedPolicy
+from offline_meta_rl.pearl_learner import FIELDS, PearlLearner
 from offline_meta_rl.pearl_losses import (
     PearlNoise,
     PearlParameters,
@@ -29,8 +31,6 @@ from offline_meta_rl.pearl_losses import (
     total_loss,
 )
 from offline_meta_rl.stacked_networks import StackedMLP
-
-FIELDS = ("observation", "action", "reward", "next_observation", "terminated")
 
 
 class Pearl(MetaModule):
@@ -67,7 +67,7 @@ class Pearl(MetaModule):
         advantage_temperature: not in the paper; weigh the data's actions in the behaviour term by
             exp(standardised advantage / this), at most 20; None weighs all alike.
         sigma: standard deviation of the noise where adapted policies are asked to be stochastic
-            (evaluation with ``stochastic``, online collection); MACAW's.
+            (evaluation with ``stochastic``); MACAW's.
         compile: compile the losses; falls back to eager with a warning.
         clip_gradient_norm: largest norm of the whole gradient; None for no clipping.
     """
@@ -192,6 +192,59 @@ class Pearl(MetaModule):
         """
         mean = self.infer(context).mean
         return self.policies(mean if num_steps > 0 else torch.zeros_like(mean))
+
+    def fine_tuner(  # type: ignore[override]
+        self,
+        context: TensorDict,
+        num_steps: int = 1,
+        *,
+        learning_rate: float | None = None,
+        target_update: float | None = None,
+        entropy_weight: float | None = None,
+        policy_regularisation: float | None = None,
+        behaviour_weight: float | None = None,
+        advantage_temperature: float | None = None,
+        infer: bool = True,
+        sigma: float | None = None,
+    ) -> PearlLearner:
+        """Infer z of T tasks; return agents that go on inferring, and learn by actor-critic.
+
+        Args:
+            context: as for ``adapt_tasks``; the first transitions of what z is inferred from.
+            num_steps: 0 to leave the context out: z is the prior's until an episode is seen.
+            learning_rate: of Adam; None for that at which the checkpoint's config ends.
+            target_update: None, here and below, for the value of meta-training.
+            entropy_weight: alpha.
+            policy_regularisation: of the actor's outputs.
+            behaviour_weight: of the distance to the actions in the replay.
+            advantage_temperature: of the weights of that distance; infinity weighs all alike.
+            infer: z is inferred anew after each episode; False keeps the z of ``context``.
+            sigma: standard deviation of the noise to explore with; None for the actor's own.
+        """
+        given = {
+            "entropy_weight": entropy_weight,
+            "policy_regularisation": policy_regularisation,
+            "behaviour_weight": behaviour_weight,
+            "advantage_temperature": advantage_temperature,
+        }
+        changed: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
+        if behaviour_weight == 0.0 and advantage_temperature is None:
+            changed["advantage_temperature"] = None  # without the term it has no meaning
+        settings, last = self.hparams, self.hparams.learning_rate * self.hparams.final_learning_rate
+        agents = PearlLearner(
+            self.learned(),
+            self.target_value.layers(),
+            num_tasks=len(context),
+            context_fields=self.context_fields,
+            settings=replace(self.settings, **changed),
+            learning_rate=last if learning_rate is None else learning_rate,
+            target_update=settings.target_update if target_update is None else target_update,
+            infer=infer,
+            sigma=sigma,
+        )
+        if num_steps > 0:
+            agents.see(context, torch.ones(context.batch_size[:2], dtype=torch.bool))
+        return agents
 
     @torch.no_grad()
     def held_out_losses(self, context: TensorDict, query: TensorDict) -> dict[str, Tensor]:
