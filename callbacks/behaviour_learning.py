@@ -9,6 +9,7 @@ import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from numpy.typing import NDArray
 
+from callbacks.measure import datamodule_of
 from offline_meta_rl.lifetime_report import CRITERION, lifetime_report
 from offline_meta_rl.lifetime_storage import EpisodeTable
 from offline_meta_rl.plots import lifetime_curves
@@ -44,11 +45,11 @@ class BehaviourLearning(lightning.Callback):
         Raises:
             TypeError: the data are no lifetimes.
         """
-        if not hasattr(_data(trainer), "planned_updates"):
+        if not hasattr(datamodule_of(trainer), "planned_updates"):
             raise TypeError(
                 f"BehaviourLearning: expected data of LifetimeBuffers, found "
-                f"{type(_data(trainer)).__name__}. Remove the callback, or use PerTaskSAC with "
-                "LifetimeBuffers."
+                f"{type(datamodule_of(trainer)).__name__}. Remove the callback, or use "
+                "PerTaskSAC with LifetimeBuffers."
             )
         self._read = trainer.global_step // self.every_n_steps
 
@@ -74,7 +75,7 @@ class BehaviourLearning(lightning.Callback):
 
     @rank_zero_only
     def _log(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        data = _data(trainer)
+        data = datamodule_of(trainer)
         last: dict[int, float] = {}
         for task, table in _tables(data).items():
             if len(table.returns):
@@ -87,7 +88,7 @@ class BehaviourLearning(lightning.Callback):
 
     @rank_zero_only
     def _report(self, trainer: lightning.Trainer) -> None:
-        data, root = _data(trainer), Path(trainer.default_root_dir)
+        data, root = datamodule_of(trainer), Path(trainer.default_root_dir)
         tables = _tables(data)
         random = random_returns(data.family, **data.evaluation).tolist()
         found = shipped_returns(data.family, **data.evaluation)
@@ -135,10 +136,6 @@ class BehaviourLearning(lightning.Callback):
         judged = len(tasks) - len(report["unknown"])
         learned = judged - len(report["failed"])
         _LOGGER.info("%d of %d agents learned (%s).", learned, judged, CRITERION)
-
-
-def _data(trainer: Any) -> Any:
-    return trainer.datamodule
 
 
 def _tables(data: Any) -> dict[int, EpisodeTable]:

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from numpy.typing import NDArray
 from torch import Tensor
 
+from callbacks.measure import datamodule_of
 from offline_meta_rl.behaviour_actor import BehaviourActor
 from offline_meta_rl.rollout import run_episodes
 
@@ -95,7 +96,7 @@ class BehaviourSnapshots(lightning.Callback):
         self, trainer: lightning.Trainer, actor: BehaviourActor, *, stochastic: bool
     ) -> Tensor:
         """Return the mean return in every task, [T]."""
-        data = trainer.datamodule  # type: ignore[attr-defined]
+        data = datamodule_of(trainer)
         family = data.family
         parameters = np.repeat(
             family.task_parameters(data.hparams.task_seed), self.episodes, axis=0

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import WandbLogger
 from callbacks.measure import (
     check_datamodule,
     contexts_of,
+    datamodule_of,
     describe_run,
     film_first_task,
     measure,
@@ -115,7 +116,7 @@ class Evaluate(lightning.Callback):
         """
         if stage == "predict":
             return
-        datamodule = _datamodule(trainer)
+        datamodule = datamodule_of(trainer)
         check_datamodule(datamodule)
         if self.split is None:
             fields = {**vars(self.protocol), "split": datamodule.hparams.get("split", "default")}
@@ -173,7 +174,7 @@ class Evaluate(lightning.Callback):
         content: dict[str, Any] | None = None
         if trainer.is_global_zero:
             result = measure(
-                pl_module, _datamodule(trainer), self.protocol, num_threads=self.num_threads
+                pl_module, datamodule_of(trainer), self.protocol, num_threads=self.num_threads
             )
             content = result.to_dict()
         self._latest = trainer.strategy.broadcast(content)  # type: ignore[arg-type, assignment]
@@ -223,7 +224,7 @@ class Evaluate(lightning.Callback):
         training_seconds = seconds - self._evaluation_time
         content = {
             **self._latest,
-            **describe_run(method, _datamodule(trainer), step),
+            **describe_run(method, datamodule_of(trainer), step),
             "wall_time": seconds,
             "evaluation_time": self._evaluation_time,
             "steps_per_second": step / training_seconds if training_seconds > 0 else None,
@@ -234,8 +235,4 @@ class Evaluate(lightning.Callback):
     def _film(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if self.video and trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / f"{self.name}_video"
-            film_first_task(pl_module, _datamodule(trainer), self.protocol, path)
-
-
-def _datamodule(trainer: lightning.Trainer) -> Any:
-    return getattr(trainer, "datamodule", None)
+            film_first_task(pl_module, datamodule_of(trainer), self.protocol, path)

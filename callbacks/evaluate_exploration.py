@@ -13,7 +13,7 @@ from typing import Any
 import lightning
 import torch
 
-from callbacks.measure import describe_run
+from callbacks.measure import datamodule_of, describe_run
 from callbacks.watch_beliefs import to_wandb
 from offline_meta_rl.exploration_plots import diagnosis_figure, success_figure
 from offline_meta_rl.results import write_json
@@ -84,7 +84,7 @@ class EvaluateExploration(lightning.Callback):
         """
         if stage == "predict":
             return
-        datamodule: Any = getattr(trainer, "datamodule", None)
+        datamodule = datamodule_of(trainer)
         trained = getattr(datamodule, "hparams", {}).get("num_episodes")
         if not hasattr(pl_module, "explorer") or trained is None:
             raise TypeError(
@@ -181,7 +181,7 @@ class EvaluateExploration(lightning.Callback):
         try:
             return measure_exploration(
                 module,
-                trainer.datamodule,  # type: ignore[attr-defined]
+                datamodule_of(trainer),
                 meta_episodes=meta_episodes,
                 diagnose_beliefs=final,
                 film=self.film if final else 0,
@@ -194,7 +194,7 @@ class EvaluateExploration(lightning.Callback):
     def _write(
         self, trainer: lightning.Trainer, module: Any, content: dict[str, Any], step: int
     ) -> None:
-        root, datamodule = Path(trainer.default_root_dir), trainer.datamodule  # type: ignore[attr-defined]
+        root, datamodule = Path(trainer.default_root_dir), datamodule_of(trainer)
         result = {
             **content,
             **describe_run(module, datamodule, step),

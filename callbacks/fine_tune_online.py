@@ -21,7 +21,7 @@ from callbacks.fine_tuning_bar import FineTuningBar
 from callbacks.fine_tuning_checks import check_fine_tuning, load_state, weights_digest
 from callbacks.fine_tuning_result import write_fine_tuning
 from callbacks.interrupt import Interrupted, StopRequest, resume_command
-from callbacks.measure import contexts_of, evaluated_tasks
+from callbacks.measure import contexts_of, datamodule_of, evaluated_tasks
 from offline_meta_rl.fine_tuning_report import mean_return
 from offline_meta_rl.fine_tuning_settings import FineTuningSettings
 from offline_meta_rl.protocol import Protocol
@@ -117,7 +117,7 @@ class FineTuneOnline(lightning.Callback):
         """
         check_fine_tuning(trainer, pl_module, self.learner)
         method: Any = pl_module
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        datamodule = datamodule_of(trainer)
         protocol = self._protocol(datamodule)
         tasks = evaluated_tasks(datamodule, protocol)
         identity = self._identity(method, datamodule, tasks)

@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from callbacks.measure import check_datamodule
+from offline_meta_rl.batch_checks import check_same_data
 from offline_meta_rl.fine_tuning_settings import check_options
 from offline_meta_rl.methods.base import MetaModule
+from offline_meta_rl.online_learner import cannot_be_fine_tuned
 
 
 def check_fine_tuning(trainer: Any, method: Any, learner: Mapping[str, Any]) -> None:
@@ -27,33 +29,15 @@ def check_fine_tuning(trainer: Any, method: Any, learner: Mapping[str, Any]) -> 
             f"Fine-tuning runs all tasks in one process, found {trainer.world_size}. Set "
             "--trainer.devices=1."
         )
-    own = getattr(type(method), "fine_tuner", None)
-    if own in (None, MetaModule.fine_tuner):
-        MetaModule.fine_tuner(method, None)  # type: ignore[arg-type]
+    if getattr(type(method), "fine_tuner", None) in (None, MetaModule.fine_tuner):
+        raise cannot_be_fine_tuned(type(method).__name__)
     check_datamodule(trainer.datamodule)
     parameters = inspect.signature(method.fine_tuner).parameters.values()
     known = [p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY]
     check_options(learner, known, type(method).__name__)
     if trainer.ckpt_path:
         checkpoint = torch.load(trainer.ckpt_path, map_location="cpu", weights_only=True, mmap=True)
-        check_same_data(checkpoint, trainer.datamodule.dataset)
-
-
-def check_same_data(checkpoint: Mapping[str, Any], dataset: Any) -> None:
-    """Check that a checkpoint was trained on this dataset, as far as it says.
-
-    Raises:
-        ValueError: with what differs.
-    """
-    trained = checkpoint.get("dataset")
-    found = {"environment": dataset.manifest.environment["id"], "checksum": dataset.checksum}
-    for name, value in found.items():
-        if trained is not None and trained[name] != value:
-            raise ValueError(
-                f"The checkpoint was trained on data with {name} {trained[name]}, found data with "
-                f"{name} {value} in {dataset.path}. Pass the data it was trained on "
-                "(--data.path), or a checkpoint of these data."
-            )
+        check_same_data(checkpoint, trainer.datamodule)
 
 
 def weights_digest(module: nn.Module) -> str:

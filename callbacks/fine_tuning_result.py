@@ -8,7 +8,7 @@ import lightning
 import numpy as np
 import torch
 
-from callbacks.measure import describe_run
+from callbacks.measure import datamodule_of, describe_run
 from callbacks.watch_beliefs import to_wandb
 from offline_meta_rl.fine_tuning_report import curves, improvement, milestones, summary
 from offline_meta_rl.plots import fine_tuning_curves
@@ -36,7 +36,7 @@ def write_fine_tuning(
         extra: more for the file.
         name: of the files.
     """
-    datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+    datamodule = datamodule_of(trainer)
     references = {
         key: np.asarray(values, dtype=np.float64)[list(tasks)]
         for key, values in datamodule.dataset.manifest.reference_returns.items()

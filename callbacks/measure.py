@@ -3,11 +3,17 @@
 from pathlib import Path
 from typing import Any
 
+import lightning
 import numpy as np
 from tensordict import TensorDict
 
 from offline_meta_rl.protocol import EvaluationResult, Protocol
 from offline_meta_rl.results import code_commit, global_seed
+
+
+def datamodule_of(trainer: lightning.Trainer) -> Any:
+    """Return the trainer's datamodule; None if it has none."""
+    return getattr(trainer, "datamodule", None)
 
 
 def check_datamodule(datamodule: Any) -> None:

@@ -11,6 +11,7 @@ import lightning
 import numpy as np
 from lightning.pytorch.loggers import WandbLogger
 
+from callbacks.measure import datamodule_of
 from offline_meta_rl.exploration_plots import probe_figure, reconstruction_grid, write_png
 from offline_meta_rl.probe import task_probe
 
@@ -89,7 +90,7 @@ class WatchBeliefs(lightning.Callback):
         self.history = [point for point in self.history if point["step"] < step]
         self.history.append({"step": step, "probe": _shown(found)})
         if trainer.is_global_zero:
-            tasks = len(trainer.datamodule.train_tasks)  # type: ignore[attr-defined]
+            tasks = len(datamodule_of(trainer).train_tasks)
             self._draw_probe(trainer, 1.0 / tasks, module.filter_steps)
             if self.rows:
                 self._draw_images(trainer, module, batch["held_out"], step)

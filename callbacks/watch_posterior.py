@@ -11,7 +11,7 @@ import lightning
 import numpy as np
 import torch
 
-from callbacks.measure import check_datamodule
+from callbacks.measure import check_datamodule, datamodule_of
 from offline_meta_rl.posterior_picture import Array, between_task_variance, draw_posterior
 from offline_meta_rl.results import write_json
 
@@ -51,7 +51,7 @@ class WatchPosterior(lightning.Callback):
                 "WatchPosterior needs a method with a context posterior, such as Pearl; found "
                 f"{type(pl_module).__name__}. Remove the callback."
             )
-        check_datamodule(getattr(trainer, "datamodule", None))
+        check_datamodule(datamodule_of(trainer))
 
     def on_train_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
@@ -67,7 +67,7 @@ class WatchPosterior(lightning.Callback):
     def _draw(self, trainer: Any, pl_module: lightning.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        data = trainer.datamodule
+        data = datamodule_of(trainer)
         means = self._means(pl_module, data)
         parameters = np.asarray(data.dataset.manifest.task_parameters, dtype=np.float64)
         held_out = ~np.isin(np.arange(len(means)), data.train_tasks)

@@ -228,22 +228,11 @@ class TaskBuffers(lightning.LightningDataModule):
         return HeldOutLoader(self._held_out(query=False))
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of batches served, and which data they came from."""
-        return {"batches_served": self.batches_served, "dataset_checksum": self.dataset.checksum}
+        """The number of batches served."""
+        return {"batches_served": self.batches_served}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue with the next batch.
-
-        Raises:
-            ValueError: training goes on with another dataset. Testing on one is fine.
-        """
-        before, now = state_dict.get("dataset_checksum"), self.dataset.checksum
-        training = self.trainer is not None and self.trainer.state.fn == "fit"
-        if training and before not in (None, now):
-            raise ValueError(
-                f"The checkpoint was trained on the dataset with checksum {before}, found {now} at "
-                f"{self.dataset.path}. Pass the --data.path of the first one, or begin a new run."
-            )
+        """Continue with the next batch."""
         self.batches_served = int(state_dict["batches_served"])
 
     def teardown(self, stage: str | None = None) -> None:

@@ -82,3 +82,26 @@ def check_shared_settings(model: Mapping[str, Any], data: Mapping[str, Any]) -> 
                 f"in the model and {data[name]} in the data. Set "
                 f"--data.init_args.{name}={model[name]}."
             )
+
+
+def dataset_identity(dataset: Any) -> dict[str, str]:
+    """Return what a checkpoint says of the data it was trained on."""
+    return {"environment": dataset.manifest.environment["id"], "checksum": dataset.checksum}
+
+
+def check_same_data(checkpoint: Mapping[str, Any], datamodule: Any) -> None:
+    """Check that a checkpoint was trained on a datamodule's dataset, as far as both say.
+
+    Raises:
+        ValueError: with what differs.
+    """
+    trained, dataset = checkpoint.get("dataset"), getattr(datamodule, "dataset", None)
+    if trained is None or dataset is None:
+        return
+    for name, found in dataset_identity(dataset).items():
+        if trained[name] != found:
+            raise ValueError(
+                f"The checkpoint was trained on data with {name} {trained[name]}, found data with "
+                f"{name} {found} in {dataset.path}. Pass the data it was trained on "
+                "(--data.path), or a checkpoint of these data."
+            )

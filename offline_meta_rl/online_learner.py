@@ -21,6 +21,14 @@ terminated, return_to_go [T, B]; terminal_observation [T, B, O] and terminal_dis
 bootstrap at the end of the transition's episode needs."""
 
 
+def cannot_be_fine_tuned(method: str) -> TypeError:
+    """Return the error about a method that does not implement ``fine_tuner``."""
+    return TypeError(
+        f"{method} cannot be fine-tuned online: it does not implement fine_tuner. Pass a "
+        "checkpoint of a method that does, such as Macaw."
+    )
+
+
 class OnlineLearner(ABC):
     """The agents of T tasks while they are fine-tuned.
 

@@ -5,13 +5,12 @@ Only what parsing needs is imported here; a command imports its tools when it ru
 
 import argparse
 import json
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from offline_meta_rl.messages import DEBUG_VARIABLE, raised_in_project
+from offline_meta_rl.subcommands import add_command, run_command
 
 FORMATS = ("native", "minari", "macaw", "folder")
 DATASET = "a dataset: its folder, or a URL that fsspec knows (s3://, https://, ...)"
@@ -20,15 +19,7 @@ WIDTH = 180  # of tables that go into a file or a pipe
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; errors about the input are one message, without a traceback."""
-    options = parser().parse_args(arguments)
-    try:
-        options.run(options)
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on where it stopped")
-    except Exception as error:  # whichever: raised here on purpose, it is about the input
-        if os.environ.get(DEBUG_VARIABLE) or not raised_in_project(error):
-            raise
-        sys.exit(f"error: {error}\n(set {DEBUG_VARIABLE}=1 for the traceback)")
+    run_command(parser(), arguments)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -38,11 +29,13 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = root.add_subparsers(metavar="COMMAND", required=True)
 
-    info = _add(commands, "info", _info, "print tasks, counts, returns, spaces and provenance")
+    info = add_command(
+        commands, "info", _info, "print tasks, counts, returns, spaces and provenance"
+    )
     info.add_argument("dataset", help=DATASET)
     info.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
-    validate = _add(
+    validate = add_command(
         commands,
         "validate",
         _validate,
@@ -52,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     validate.add_argument("--json", action="store_true", help="print JSON instead of a table")
     _describing(validate)
 
-    plot = _add(
+    plot = add_command(
         commands,
         "plot",
         _plot,
@@ -61,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     plot.add_argument("dataset", help=DATASET)
     plot.add_argument("picture", type=Path, help="PNG to write")
 
-    convert = _add(
+    convert = add_command(
         commands,
         "convert",
         _convert,
@@ -74,13 +67,13 @@ def parser() -> argparse.ArgumentParser:
     )
     _describing(convert)
 
-    merge = _add(
+    merge = add_command(
         commands, "merge", _merge, "join datasets: more tasks, or more episodes of the same tasks"
     )
     merge.add_argument("datasets", nargs="+", help=DATASET)
     merge.add_argument("--into", required=True, metavar="FOLDER", help="folder to write")
 
-    split = _add(commands, "split", _split, "take tasks, stages or a share of the episodes")
+    split = add_command(commands, "split", _split, "take tasks, stages or a share of the episodes")
     split.add_argument("dataset", help=DATASET)
     split.add_argument("target", help="folder to write the chosen episodes to")
     split.add_argument("--rest", metavar="FOLDER", help="folder to write all other episodes to")
@@ -91,16 +84,6 @@ def parser() -> argparse.ArgumentParser:
     )
     split.add_argument("--seed", type=int, default=0, help="of --fraction; default: %(default)s")
     return root
-
-
-def _add(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], None], text: str
-) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=f"{text[0].upper()}{text[1:]}."
-    )
-    command.set_defaults(run=run)
-    return command
 
 
 def _describing(command: argparse.ArgumentParser) -> None:

@@ -4,28 +4,21 @@ Only what parsing needs is imported here; a command imports its tools when it ru
 """
 
 import argparse
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from offline_meta_rl.messages import DEBUG_VARIABLE, raised_in_project
+from offline_meta_rl.subcommands import add_command, run_command
 
 ROOT = Path("runs/experiments")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command; errors about the input are one message, without a traceback."""
-    options = parser().parse_args(arguments)
-    try:
-        options.run(options)
-    except Exception as error:  # whichever: raised here on purpose, it is about the input
-        if os.environ.get(DEBUG_VARIABLE) or not raised_in_project(error):
-            raise
-        sys.exit(f"error: {error}\n(set {DEBUG_VARIABLE}=1 for the traceback)")
+    run_command(parser(), arguments)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,15 +28,17 @@ def parser() -> argparse.ArgumentParser:
         description="Run the figures and tables of a paper, and report them.",
     )
     commands = root.add_subparsers(metavar="COMMAND", required=True)
-    _add(commands, "list", _list, "name the experiments, their arms, families and scales")
-    shown = _add(commands, "plan", _plan, "print the runs, their commands and the estimated hours")
-    run = _add(
+    add_command(commands, "list", _list, "name the experiments, their arms, families and scales")
+    shown = add_command(
+        commands, "plan", _plan, "print the runs, their commands and the estimated hours"
+    )
+    run = add_command(
         commands, "run", _run, "run what is not finished, on the cores or GPUs of this machine"
     )
-    status = _add(commands, "status", _status, "say what has become of every run")
-    report = _add(commands, "report", _report, "write pictures, tables and one HTML page")
-    sweep = _add(commands, "sweep", _sweep, "write a Weights & Biases sweep over the runs")
-    space = _add(
+    status = add_command(commands, "status", _status, "say what has become of every run")
+    report = add_command(commands, "report", _report, "write pictures, tables and one HTML page")
+    sweep = add_command(commands, "sweep", _sweep, "write a Weights & Biases sweep over the runs")
+    space = add_command(
         commands, "workspace", _workspace, "show arms as groups in a dashboard; needs a login"
     )
     for command in (shown, run, status, report, sweep):
@@ -63,16 +58,6 @@ def parser() -> argparse.ArgumentParser:
     space.add_argument("--entity", required=True, help="user or team of Weights & Biases")
     space.add_argument("--project", default="offline_meta_rl", help="default: %(default)s")
     return root
-
-
-def _add(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], None], text: str
-) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=f"{text[0].upper()}{text[1:]}."
-    )
-    command.set_defaults(run=run)
-    return command
 
 
 def _selecting(command: argparse.ArgumentParser) -> None:

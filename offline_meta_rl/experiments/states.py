@@ -49,7 +49,7 @@ def try_lock(folder: Path) -> IO[str] | None:
     import fcntl  # POSIX only
 
     folder.mkdir(parents=True, exist_ok=True)
-    file = open(folder / "run.lock", "w")  # noqa: SIM115
+    file = open(folder / "run.lock", "w")  # noqa: SIM115 - open as long as the lock is held
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

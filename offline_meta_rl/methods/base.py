@@ -17,11 +17,17 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from offline_meta_rl.batch_checks import check_fields, check_shared_settings, check_sizes
+from offline_meta_rl.batch_checks import (
+    check_fields,
+    check_same_data,
+    check_shared_settings,
+    check_sizes,
+    dataset_identity,
+)
 from offline_meta_rl.compiling import CompiledOrEager
 from offline_meta_rl.context import check_context
 from offline_meta_rl.networks import BatchedPolicy
-from offline_meta_rl.online_learner import OnlineLearner
+from offline_meta_rl.online_learner import OnlineLearner, cannot_be_fine_tuned
 
 CONTEXT_FIELDS = ("observation", "action", "return_to_go")
 
@@ -102,10 +108,7 @@ class MetaModule(lightning.LightningModule):
         Raises:
             TypeError: if the method does not learn online.
         """
-        raise TypeError(
-            f"{type(self).__name__} cannot be fine-tuned online: it does not implement fine_tuner. "
-            "Pass a checkpoint of a method that does, such as Macaw."
-        )
+        raise cannot_be_fine_tuned(type(self).__name__)
 
     def held_out_losses(self, context: TensorDict, query: TensorDict) -> dict[str, Tensor]:
         """Return losses on ``query`` [T, B] after adapting on ``context``; none by default."""
@@ -290,14 +293,14 @@ class MetaModule(lightning.LightningModule):
         checkpoint["random_state"] = _random_state()
         dataset = getattr(getattr(self._trainer, "datamodule", None), "dataset", None)
         if dataset is not None:
-            own = {"environment": dataset.manifest.environment["id"], "checksum": dataset.checksum}
-            checkpoint["dataset"] = own
+            checkpoint["dataset"] = dataset_identity(dataset)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check the method; keep the random state for ``on_train_start``.
+        """Check method and data; keep the random state for ``on_train_start``.
 
         Raises:
-            ValueError: if the checkpoint is of another method.
+            ValueError: if the checkpoint is of another method, or training would go on with other
+                data. Testing on other data is fine.
         """
         own = f"{type(self).__module__}.{type(self).__qualname__}"
         found = checkpoint.get("method", "no offline_meta_rl method")
@@ -306,6 +309,9 @@ class MetaModule(lightning.LightningModule):
                 f"Expected a checkpoint of {own}, found one of {found}. Pass a config of that "
                 "method, or another --ckpt_path."
             )
+        trainer: Any = self._trainer
+        if trainer is not None and trainer.state.fn == "fit":
+            check_same_data(checkpoint, getattr(trainer, "datamodule", None))
         self._random_state = checkpoint["random_state"]
 
 

@@ -251,8 +251,8 @@ class Macaw(MetaModule):
     def task_weight(self, batch: TensorDict) -> Tensor:
         """Return the weight of each task's loss, [T]."""
         if self.hparams.divide_by_all_tasks:
-            datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            return torch.full_like(batch["weight"], 1.0 / len(datamodule.train_tasks))
+            trainer: Any = self.trainer
+            return torch.full_like(batch["weight"], 1.0 / len(trainer.datamodule.train_tasks))
         return super().task_weight(batch)
 
     @property

@@ -13,6 +13,7 @@ import torch
 import yaml
 from lightning import Trainer
 from lightning.pytorch.loggers import CSVLogger
+from tensordict import TensorDict
 
 from callbacks.fine_tune_online import FineTuneOnline
 from callbacks.interrupt import Interrupted
@@ -20,8 +21,8 @@ from datamodules.task_buffers import TaskBuffers
 from offline_meta_rl import cli
 from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.fine_tuning import FineTuning
-from offline_meta_rl.methods.base import MetaModule
 from offline_meta_rl.methods.macaw import Macaw
+from offline_meta_rl.methods.meta_bc import MetaBehaviourCloning
 from tests.methods import tiny
 
 TASKS = [3, 19, 35]
@@ -203,12 +204,6 @@ def test_a_state_of_other_settings_is_refused(
     assert fine_tune(tmp_path, dataset, fresh=True) == result(uninterrupted)
 
 
-class NoFineTuning(Macaw):
-    """A method that does not implement it."""
-
-    fine_tuner = MetaModule.fine_tuner  # type: ignore[assignment]
-
-
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
@@ -232,9 +227,12 @@ def test_bad_input_is_named(
 
 
 def test_a_method_that_cannot_is_named(dataset: Path, tmp_path: Path) -> None:
-    module = NoFineTuning(observation_size=2, action_size=2, width=8, latent_size=3)
-    with pytest.raises(TypeError, match="NoFineTuning cannot be fine-tuned online: it does not"):
+    module = MetaBehaviourCloning(observation_size=2, action_size=2, width=8, latent_size=3)
+    message = "MetaBehaviourCloning cannot be fine-tuned online: it does not"
+    with pytest.raises(TypeError, match=message):
         fine_tune(tmp_path, dataset, module)
+    with pytest.raises(TypeError, match=message):
+        module.fine_tuner(TensorDict())
 
 
 def test_several_processes_are_refused() -> None:

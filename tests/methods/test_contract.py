@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from offline_meta_rl import cli
+from tests.helpers import make_dataset
 from tests.methods import tiny
 
 every_method = pytest.mark.parametrize("method", tiny.METHODS)
@@ -75,6 +76,17 @@ def test_resumed_from_any_step_equals_uninterrupted(
     settings = tiny.config(method, data_path, evaluate=step == 4)
     resumed = tiny.fit(settings, tmp_path, "--ckpt_path", str(checkpoint))
     assert tiny.difference(tiny.state(resumed), tiny.state(tiny.last(runs[method]))) is None
+
+
+@on_task_buffers
+def test_training_does_not_go_on_with_other_data(
+    method: str, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    sizes = {"num_tasks": 7, "observation_size": 2, "action_size": 2}
+    other = make_dataset(tmp_path / "other", seed=1, **sizes)
+    checkpoint = runs[method] / "checkpoints" / "step_4.ckpt"
+    with pytest.raises(ValueError, match=r"trained on data with checksum .*Pass the data it was"):
+        tiny.fit(tiny.config(method, other), tmp_path, "--ckpt_path", str(checkpoint))
 
 
 @every_method
