@@ -6,6 +6,7 @@ plan, as a task of a SLURM array and in a sweep.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ class Run:
         results: files that a finished run has; the last one is reported.
         environment: variables of its processes.
         configs: files that the commands name.
+        cost: how many times the time of a step of the method's own config.
+        minutes: of the commands after ``fit``.
     """
 
     experiment: str
@@ -52,6 +55,8 @@ class Run:
     results: tuple[str, ...]
     environment: Mapping[str, str]
     configs: tuple[Path, ...]
+    cost: float = 1.0
+    minutes: float = 0.0
 
     @property
     def name(self) -> str:
@@ -162,6 +167,8 @@ def _run(
         results=("results.json", *(stage.result for stage in experiment.after)),
         environment={**scale.environment, **_tracking(experiment.name, scale.name, family, arm)},
         configs=tuple(configs),
+        cost=math.prod(experiment.costs.get(name, 1.0) for name in names),
+        minutes=sum(stage.minutes.get(scale.name, 0.0) for stage in experiment.after),
     )
 
 
@@ -207,19 +214,25 @@ def estimate_hours(
 ) -> tuple[float, list[str]]:
     """Return hours until all runs are done, and which arms nothing is known about.
 
+    A family whose speed is not known counts as the slowest one known of the method.
+
     Args:
         runs: that are still to do.
         shipped: method -> family -> outer steps a second, evaluations included.
-        measured: ``family/arm`` -> the same, from finished runs on this machine; wins.
+        measured: ``family/arm`` -> the same with all commands, of finished runs on this machine;
+            wins.
         workers: runs at a time.
     """
     seconds, unknown = [], []
     for run in runs:
         key = f"{run.family}/{run.arm}"
-        speed = measured.get(key, shipped.get(run.method, {}).get(run.family))
-        if speed is None:
-            unknown.append(key)
+        known = shipped.get(run.method, {})
+        if key in measured:
+            seconds.append(run.steps / measured[key])
+        elif known:
+            speed = known.get(run.family, min(known.values()))
+            seconds.append(run.steps * run.cost / speed + 60.0 * run.minutes)
         else:
-            seconds.append(run.steps / speed)
+            unknown.append(key)
     longest = max([sum(seconds) / max(1, workers), *seconds]) if seconds else 0.0
     return longest / 3600, sorted(set(unknown))

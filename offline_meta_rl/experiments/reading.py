@@ -57,7 +57,7 @@ def load_experiment(name: str) -> Experiment:
     content = _read(path)
     known = {"title", "families", "arms", "scales", "varies", "metric", "after", "against"}
     _check_keys(content, known, {"title", "families", "arms"}, str(path))
-    _check_keys(shared, {"scales", "aliases", "speeds"}, set(), str(shared_path))
+    _check_keys(shared, {"scales", "aliases", "speeds", "costs"}, set(), str(shared_path))
     experiment = Experiment(
         name=path.parent.name,
         folder=path.parent.resolve(),
@@ -73,6 +73,7 @@ def load_experiment(name: str) -> Experiment:
         else None,
         aliases=shared.get("aliases", {}),
         speeds=shared.get("speeds", {}),
+        costs=shared.get("costs", {}),
     )
     if experiment.metric not in METRICS:
         raise ValueError(f"{path}: metric: expected one of {METRICS}, found {experiment.metric!r}.")
@@ -136,9 +137,15 @@ def _arm(name: str, content: Any, path: Path) -> Arm:
 
 def _stage(content: Any, path: Path) -> Stage:
     needed = {"command", "configs", "result"}
-    _check_keys(content, {*needed, "scales"}, needed, f"{path}: after")
+    _check_keys(content, {*needed, "minutes", "scales"}, needed, f"{path}: after")
     scales = {key: _layer(value, path) for key, value in content.get("scales", {}).items()}
-    return Stage(content["command"], tuple(content["configs"]), content["result"], scales)
+    return Stage(
+        content["command"],
+        tuple(content["configs"]),
+        content["result"],
+        content.get("minutes", {}),
+        scales,
+    )
 
 
 def _against(content: Any, arms: Any, path: Path) -> Against:

@@ -81,12 +81,14 @@ class Stage:
         command: ``test``, or another subcommand of ``lightning`` that takes ``--ckpt_path``.
         configs: names of its configs.
         result: file that it writes into the run's folder.
+        minutes: scale -> that it takes one core, about.
         scales: scale -> overrides.
     """
 
     command: str
     configs: tuple[str, ...]
     result: str
+    minutes: Mapping[str, float] = field(default_factory=dict)
     scales: Mapping[str, Layer] = field(default_factory=dict)
 
 
@@ -121,6 +123,7 @@ class Experiment:
         against: one more picture; None for none.
         aliases: name of a config -> name of the file that it is.
         speeds: method -> family -> outer steps a second of one core, evaluations included.
+        costs: overlay -> how many times the time of a step it takes.
     """
 
     name: str
@@ -135,6 +138,7 @@ class Experiment:
     against: Against | None = None
     aliases: Mapping[str, str] = field(default_factory=dict)
     speeds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    costs: Mapping[str, float] = field(default_factory=dict)
 
     def config(self, name: str, family: str) -> Path:
         """Return the file of a config's name.

@@ -1,13 +1,14 @@
 """Task-steps per second of every method side by side: tasks of an outer step times outer steps/s.
 
 Every shipped config of half-cheetah velocity that trains on a fixed dataset is run with its own
-number of tasks and sizes through ``TaskBuffers`` and ``outer_step``, all of them uncompiled: what
-compilation gains is measured method by method. The data are random numbers of the family's sizes:
-speed does not depend on them.
+number of tasks and sizes through ``TaskBuffers`` and ``outer_step``, uncompiled and as shipped. The
+data are random numbers of the family's sizes: speed does not depend on them. A second test measures
+what the overlays of experiments cost, for their estimated hours.
 """
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,18 +24,35 @@ from tests.helpers import make_dataset
 from tests.methods import tiny
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+OVERLAYS = {
+    "macaw_cheetah_vel": [
+        ["ablations/no_enriched_loss"],
+        ["ablations/no_weight_transform"],
+        ["ablations/no_weight_transform_wide"],
+        ["ablations/bias_transform"],
+    ],
+    "pearl_cheetah_vel": [
+        ["experiments/shared/five_tasks", "ablations/pearl_regularised"],
+        ["experiments/shared/paper_pearl"],
+    ],
+}
+BASES = {"pearl_cheetah_vel": ["experiments/shared/five_tasks"]}  # at cpu scale
 WARM_UP = 3
 ENOUGH_SECONDS, ENOUGH_STEPS = 5.0, 200
 
 
-def read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(path.read_text())
-    return found
+def read(name: str, overlays: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a config with overlays; later ones win."""
+    config: dict[str, Any] = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+    for overlay in overlays:
+        for part, content in yaml.safe_load((CONFIGS / f"{overlay}.yaml").read_text()).items():
+            config[part]["init_args"] |= content["init_args"]
+    return config
 
 
 def shipped() -> list[str]:
     """Return the names of the configs that are compared."""
-    found = {path.stem: read(path) for path in sorted(CONFIGS.glob("*_cheetah_vel.yaml"))}
+    found = {path.stem: read(path.stem) for path in sorted(CONFIGS.glob("*_cheetah_vel.yaml"))}
     return [name for name, c in found.items() if c["data"]["class_path"] == "TaskBuffers"]
 
 
@@ -53,12 +71,12 @@ def data_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def module_of(config: dict[str, Any]) -> MetaModule:
+def module_of(config: dict[str, Any], *, compiled: bool) -> MetaModule:
     """Build a config's method, able to take outer steps without a trainer."""
     name = config["model"]["class_path"]
     (found,) = (each for each in tiny.method_classes() if each.__name__ == name)
     arguments = {**config["model"]["init_args"]}
-    arguments.pop("compile", None)
+    arguments["compile"] = compiled and arguments.get("compile", False)
     module: Any = found(**arguments)
     optimizers = module.configure_optimizers()
     optimizer = optimizers[0][0] if isinstance(optimizers, tuple | list) else optimizers
@@ -71,12 +89,11 @@ def module_of(config: dict[str, Any]) -> MetaModule:
     return built
 
 
-def measure(name: str, data_path: Path) -> dict[str, float]:
+def measure(config: dict[str, Any], data_path: Path, *, compiled: bool) -> dict[str, float]:
     """Return the rate of one config's outer steps, by the clock and by processor time."""
-    config = read(CONFIGS / f"{name}.yaml")
     arguments = {**config["data"]["init_args"], "env": "point_robot", "path": str(data_path)}
     arguments.pop("transitions_per_stage", None)
-    data, module = TaskBuffers(**arguments), module_of(config)
+    data, module = TaskBuffers(**arguments), module_of(config, compiled=compiled)
     data.setup("fit")
     begin = (0.0, 0.0)
     steps = -WARM_UP
@@ -98,17 +115,45 @@ def measure(name: str, data_path: Path) -> dict[str, float]:
 
 @pytest.mark.usefixtures("threads")
 def test_every_method_side_by_side(data_path: Path) -> None:
-    found = {name: measure(name, data_path) for name in shipped()}
+    found = {
+        name: {
+            kind: measure(read(name), data_path, compiled=kind == "as_shipped")
+            for kind in ("uncompiled", "as_shipped")
+        }
+        for name in shipped()
+    }
     print()
-    for name, rates in sorted(found.items(), key=lambda item: -item[1]["task_steps_per_second"]):
-        shown = ", ".join(f"{key} {value:.3g}" for key, value in rates.items())
-        print(f"{name:30} {shown}")
+    for name, kinds in found.items():
+        for kind, rates in kinds.items():
+            shown = ", ".join(f"{key} {value:.3g}" for key, value in rates.items())
+            print(f"{name:30} {kind:10} {shown}")
     record(
         Path(__file__).stem,
         threads=torch.get_num_threads(),
-        compiled=False,
         load_of_the_machine=os.getloadavg()[0],
         methods=found,
     )
-    assert {"macaw_cheetah_vel", "pearl_cheetah_vel"} <= set(found)
-    assert all(rates["task_steps_per_second"] > 1.0 for rates in found.values())
+    assert {"macaw", "meta_bc", "multitask_awr", "pearl"} <= {n.split("_cheetah")[0] for n in found}
+    rates_of_all = [rates for kinds in found.values() for rates in kinds.values()]
+    assert all(rates["task_steps_per_second"] > 1.0 for rates in rates_of_all)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_what_overlays_cost(name: str, data_path: Path) -> None:
+    """The time of an outer step with overlays, in times of one without, both as shipped."""
+    base = measure(read(name, BASES.get(name, ())), data_path, compiled=True)
+    costs = {}
+    for overlays in OVERLAYS[name]:
+        found = measure(read(name, overlays), data_path, compiled=True)
+        rates = [rate["outer_steps_per_second"] for rate in (base, found)]
+        costs[" ".join(overlays)] = rates[0] / rates[1]
+        print(f"{name} {' '.join(overlays)}: {costs[' '.join(overlays)]:.2f} times the time")
+    record(
+        f"overlays_{name}",
+        threads=torch.get_num_threads(),
+        load_of_the_machine=os.getloadavg()[0],
+        base=base,
+        costs=costs,
+    )
+    assert all(cost > 0.0 for cost in costs.values())

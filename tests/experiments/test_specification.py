@@ -1,5 +1,6 @@
 """Experiments are read from YAML, planned in a fixed order, and mistakes are named."""
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -163,12 +164,27 @@ def test_estimate(experiment: Any, tmp_path: Path) -> None:
     hours, unknown = estimate_hours(runs, speeds, {}, workers=1)
     assert hours == pytest.approx(2 * 8 / 2 / 3600)
     assert unknown == ["robot/theirs"]
+    ants = plan_of(experiment, tmp_path, families=["ant"], arms=["ours"], seeds=[0])
+    hours, _ = estimate_hours(ants, {"Macaw": {"robot": 2.0, "cheetah": 0.5}}, {}, workers=1)
+    assert hours == pytest.approx(4 / 0.5 / 3600)  # as the slowest family that is known
     measured = {"robot/theirs": 1.0, "robot/ours": 4.0}
     hours, unknown = estimate_hours(runs, speeds, measured, workers=2)
     assert hours == pytest.approx((2 * 8 / 4 + 2 * 8 / 1) / 2 / 3600)
     assert unknown == []
     hours, _ = estimate_hours(runs[1:2], {}, measured, workers=9)
     assert hours == pytest.approx(8 / 3600)  # one run does not get faster
+
+
+def test_overlays_and_commands_after_training_cost_time(tmp_path: Path) -> None:
+    after = [
+        {"command": "test", "configs": [], "result": "a.json", "minutes": {"tiny": 3, "other": 50}},
+        {"command": "test", "configs": [], "result": "b.json"},
+    ]
+    experiment = write_experiment(tmp_path, after=after)
+    costly = replace(experiment, costs={"of_arm": 5.0, "all": 2.0, "elsewhere": 7.0})
+    runs = plan_of(costly, tmp_path, families=["robot"], arms=["ours"], seeds=[0])
+    hours, _ = estimate_hours(runs, {"Macaw": {"robot": 2.0}}, {}, workers=1)
+    assert hours == pytest.approx((5 * 2 * 8 / 2 + 3 * 60) / 3600)
 
 
 def test_commands_print_plans_and_sweeps(
