@@ -4,8 +4,9 @@ Both sides do the authors' schedule once the warm-up is over: three episodes wit
 with noise, 100 value and 200 policy updates on 256 transitions; same sizes, data type, threads and
 fused Adam, nothing compiled. The sequential side is written as for a single task: its gymnasium
 environment, ``tests.reference_awr`` and its own replay, with advantages computed for each batch.
-``same_code_ratio`` compares with our own code for one task at a time instead. Rounds are
-interleaved, so that another busy process slows all sides alike.
+``same_code_ratio`` compares with our own code for one task at a time instead; for PEARL (200
+updates after an episode) there is that one alone. Rounds are interleaved, so that another busy
+process slows all sides alike.
 """
 
 import os
@@ -26,6 +27,8 @@ from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.fine_tuning import FineTuning
 from offline_meta_rl.fine_tuning_settings import FineTuningSettings
 from offline_meta_rl.methods.macaw import Macaw
+from offline_meta_rl.methods.pearl import Pearl
+from offline_meta_rl.online_learner import OnlineLearner
 from tests.benchmarks.record import record
 from tests.reference_awr import ReferenceAwr, ordinary
 
@@ -89,28 +92,36 @@ class OneTask:
                 self.agent.update(kind, {name: column[chosen] for name, column in replay.items()})
 
 
-def agents(family: Any, tasks: list[int], width: int, device: str) -> AwrLearner:
+def agents(
+    method: type[Macaw | Pearl], family: Any, tasks: list[int], width: int, device: str
+) -> OnlineLearner:
     """The agents of some tasks, adapted to random numbers."""
     torch.manual_seed(0)
-    module = Macaw(
+    module = method(
         observation_size=family.observation_size, action_size=family.action_size, width=width
     ).to(device)
     context = {
         "observation": torch.randn(len(tasks), 256, family.observation_size),
         "action": torch.rand(len(tasks), 256, family.action_size) * 2 - 1,
         "return_to_go": torch.randn(len(tasks), 256),
+        "reward": torch.randn(len(tasks), 256),
     }
     batch = TensorDict(context, batch_size=[len(tasks), 256]).to(device)
     return module.fine_tuner(batch)
 
 
 def ours(
-    family: Any, tasks: list[int], width: int, warmup: int, device: str
+    method: type[Macaw | Pearl],
+    family: Any,
+    tasks: list[int],
+    width: int,
+    warmup: int,
+    device: str,
 ) -> Callable[[], object]:
     """Return a function that advances all tasks by one episode, after the warm-up."""
     settings = FineTuningSettings(warmup_episodes=warmup)
     run = FineTuning(
-        agents(family, tasks, width, device),
+        agents(method, family, tasks, width, device),
         family,
         family.task_parameters(0)[tasks],
         settings,
@@ -127,7 +138,8 @@ def sequential(
     family: Any, tasks: list[int], width: int, warmup: int, device: str
 ) -> Callable[[], object]:
     """Return a function that advances one task after another by one episode."""
-    start = agents(family, tasks, width, device)
+    start = agents(Macaw, family, tasks, width, device)
+    assert isinstance(start, AwrLearner)
     singles = [OneTask(start, i, family, task, device) for i, task in enumerate(tasks)]
     for single in singles:
         for _ in range(warmup):
@@ -140,7 +152,14 @@ def sequential(
     return advance
 
 
-def compare(name: str, *, width: int, repeats: int, device: str = "cpu") -> float:
+def compare(
+    name: str,
+    *,
+    width: int,
+    repeats: int,
+    device: str = "cpu",
+    method: type[Macaw | Pearl] = Macaw,
+) -> float:
     """Record environment steps per second of all sides; return the ratio of processor time.
 
     Processor time tells on a busy machine, whose clock also counts the time of others.
@@ -149,12 +168,13 @@ def compare(name: str, *, width: int, repeats: int, device: str = "cpu") -> floa
     tasks = list(family.splits["default"][1])
     warmup = -(-256 // family.horizon)
     size = (width, warmup, device)
-    alone = [ours(family, [task], *size) for task in tasks]
+    alone = [ours(method, family, [task], *size) for task in tasks]
     sides: dict[str, Callable[[], object]] = {
-        "batched": ours(family, tasks, *size),
-        "sequential": sequential(family, tasks, *size),
+        "batched": ours(method, family, tasks, *size),
         "same_code": lambda: [advance() for advance in alone],
     }
+    if method is Macaw:
+        sides["sequential"] = sequential(family, tasks, *size)
     seconds: dict[str, list[tuple[float, float]]] = {side: [] for side in sides}
     for advance in sides.values():
         advance()
@@ -171,22 +191,25 @@ def compare(name: str, *, width: int, repeats: int, device: str = "cpu") -> floa
         for kind in range(2)
     )
     steps = len(tasks) * family.horizon
+    ratios = {
+        f"{side}_ratio{suffix}": measured[side] / measured["batched"]
+        for side in sides
+        if side != "batched"
+        for suffix, measured in (("", clock), ("_of_processor_time", processor))
+    }
     record(
-        f"{Path(__file__).stem}_{name}_{device}",
+        f"{Path(__file__).stem}_{method.__name__.lower()}_{name}_{device}",
         tasks=len(tasks),
         width=width,
         device=device,
         threads=torch.get_num_threads(),
         load_of_the_machine=os.getloadavg()[0],
-        batched_steps_per_second=steps / clock["batched"],
-        sequential_steps_per_second=steps / clock["sequential"],
-        ratio=clock["sequential"] / clock["batched"],
-        same_code_ratio=clock["same_code"] / clock["batched"],
-        ratio_of_processor_time=processor["sequential"] / processor["batched"],
-        same_code_ratio_of_processor_time=processor["same_code"] / processor["batched"],
+        **{f"{side}_steps_per_second": steps / seconds for side, seconds in clock.items()},
+        **ratios,
     )
+    compared = "sequential" if method is Macaw else "same_code"
     measured = clock if device == "cuda" else processor
-    return measured["sequential"] / measured["batched"]
+    return measured[compared] / measured["batched"]
 
 
 @pytest.mark.usefixtures("threads")
@@ -198,6 +221,11 @@ def test_point_robots() -> None:
 @pytest.mark.usefixtures("threads")
 def test_half_cheetahs() -> None:
     compare("cheetah_vel", width=100, repeats=2)
+
+
+@pytest.mark.usefixtures("threads")
+def test_point_robots_of_pearl() -> None:
+    assert compare("point_robot", width=64, repeats=3, method=Pearl) > 1
 
 
 @pytest.mark.gpu
