@@ -130,7 +130,9 @@ def _announce(experiment: Any, runs: list[Any], todo: list[Any], workers: int | 
     measured = measured_speeds(runs)
     hours, unknown = estimate_hours(todo, experiment.speeds, measured, count)
     print(experiment.title)
-    print(f"{len(runs)} runs of {runs[0].steps} outer steps, {len(todo)} to do, {count} at a time;")
+    steps = sorted({run.steps for run in runs})
+    shown = " or ".join(map(str, steps))
+    print(f"{len(runs)} runs of {shown} outer steps, {len(todo)} to do, {count} at a time;")
     guess = "at least " if unknown else "about "
     print(
         f"{guess}{hours:.1f} hours"

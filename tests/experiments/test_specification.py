@@ -1,5 +1,7 @@
 """Experiments are read from YAML, planned in a fixed order, and mistakes are named."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -233,3 +235,13 @@ def test_no_experiments_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setattr(reading, "__file__", str(tmp_path / "a" / "b" / "c.py"))
     with pytest.raises(FileNotFoundError, match="Run in a checkout of the repository"):
         load_experiment("figure3")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    arguments = [sys.executable, "-m", "offline_meta_rl", "experiment", "list"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 0
