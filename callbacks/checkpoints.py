@@ -25,14 +25,19 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Saves every ``every_n_train_steps`` outer steps and after the last one."""
+    """Saves every ``every_n_train_steps`` outer steps, and when all is done.
+
+    The state after the last step is saved after the evaluation that follows it: a run resumed from
+    such a state has nothing left to do.
+    """
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: object
     ) -> None:
-        """Save at every multiple of the interval."""
+        """Save at every multiple of the interval before the last step."""
         interval = self._every_n_train_steps
-        if interval > 0 and trainer.global_step % interval == 0:
+        last = 0 < trainer.max_steps <= trainer.global_step
+        if interval > 0 and trainer.global_step % interval == 0 and not last:
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -116,7 +116,15 @@ class FineTuneOnline(lightning.Callback):
             Interrupted: the process was asked to stop; the state is saved.
         """
         check_fine_tuning(trainer, pl_module, self.learner)
-        method: Any = pl_module
+        request = StopRequest("episode")
+        request.install()
+        try:
+            self._fine_tune(trainer, pl_module, request)
+        finally:
+            request.restore()
+
+    def _fine_tune(self, trainer: lightning.Trainer, method: Any, request: StopRequest) -> None:
+        """Go on from a saved state or begin; write the result."""
         datamodule = datamodule_of(trainer)
         protocol = self._protocol(datamodule)
         tasks = evaluated_tasks(datamodule, protocol)
@@ -135,7 +143,7 @@ class FineTuneOnline(lightning.Callback):
                 run.load_state_dict(state["run"])
                 compared = state["compared"]
             saved = {"identity": identity, "compared": compared}
-            self._run(trainer, run, tasks, state_path, saved)
+            self._run(trainer, run, tasks, state_path, saved, request)
             compared = {**compared, "after_fine_tuning": run.compare()}
         finally:
             run.close()
@@ -203,34 +211,31 @@ class FineTuneOnline(lightning.Callback):
         tasks: list[int],
         path: Path,
         saved: Mapping[str, Any],
+        request: StopRequest,
     ) -> None:
         """Advance until it is done; save now and then, and when asked to stop."""
-        request, logged = StopRequest("episode"), 0
+        logged = 0
         enabled = trainer.progress_bar_callback is not None
-        request.install()
-        try:
-            with FineTuningBar(self.settings.environment_steps, enabled=enabled) as bar:
-                while not run.done:
-                    run.advance()
-                    for point in run.curve[logged:]:
-                        self._log(trainer, point, tasks, run.metrics)
-                    logged = len(run.curve)
-                    mean = mean_return([mean_return(row) for row in run.curve[-1]["returns"]])
-                    bar.show(run.steps.tolist(), mean, last=run.done)
-                    stop = request.received is not None and not run.done
-                    due = self.save_every and run.episodes % self.save_every == 0
-                    if stop or (due and not run.done):
-                        _save({**saved, "run": run.state_dict()}, path)
-                    if stop:
-                        command = resume_command("finetune", Path(str(trainer.ckpt_path)))
-                        root = shlex.quote(str(trainer.default_root_dir))
-                        raise Interrupted(
-                            f"{run.episodes} episodes of each task",
-                            f"{command} --trainer.default_root_dir {root} (and the same settings)",
-                            request.received or signal.SIGTERM,
-                        )
-        finally:
-            request.restore()
+        with FineTuningBar(self.settings.environment_steps, enabled=enabled) as bar:
+            while not run.done:
+                run.advance()
+                for point in run.curve[logged:]:
+                    self._log(trainer, point, tasks, run.metrics)
+                logged = len(run.curve)
+                mean = mean_return([mean_return(row) for row in run.curve[-1]["returns"]])
+                bar.show(run.steps.tolist(), mean, last=run.done)
+                stop = request.received is not None and not run.done
+                due = self.save_every and run.episodes % self.save_every == 0
+                if stop or (due and not run.done):
+                    _save({**saved, "run": run.state_dict()}, path)
+                if stop:
+                    command = resume_command("finetune", Path(str(trainer.ckpt_path)))
+                    root = shlex.quote(str(trainer.default_root_dir))
+                    raise Interrupted(
+                        f"{run.episodes} episodes of each task",
+                        f"{command} --trainer.default_root_dir {root} (and the same settings)",
+                        request.received or signal.SIGTERM,
+                    )
 
     def _log(
         self,

@@ -80,13 +80,15 @@ class Interrupt(Checkpoint):
         self.request = StopRequest("step")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take over the signals; Lightning has installed its own handlers by now."""
+        """Take over the signals from Lightning, with the SIGTERM that it may have noted already."""
         self.request.install()
+        if trainer.received_sigterm:
+            self.request.received = signal.SIGTERM
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: object
     ) -> None:
-        """Save and stop, on all processes at the same step.
+        """Save and stop, on all processes at the same step; after the last one there is no need.
 
         Raises:
             Interrupted: tells how to resume.
@@ -94,7 +96,7 @@ class Interrupt(Checkpoint):
         stop = self.request.received is not None
         if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
-        if not stop:
+        if not stop or 0 < trainer.max_steps <= trainer.global_step:
             return
         path = Path(trainer.default_root_dir) / "checkpoints" / self.filename
         trainer.save_checkpoint(path)

@@ -176,3 +176,14 @@ def test_continues_where_it_was() -> None:
     learn(third, drawn[3:])
     observation = torch.randn(TASKS, 5, SIZE, dtype=torch.float64)
     assert torch.equal(agents[0].act(observation), third.act(observation))
+
+
+@pytest.mark.parametrize(
+    ("layer", "parameters"),
+    [("plain", "all"), ("bias_transform", "all"), ("weight_transform", "everything")],
+)
+def test_impossible_parameters_are_named(layer: Any, parameters: str) -> None:
+    message = f"expected theta, or all .*; found {parameters} for layers of the kind {layer}"
+    with pytest.raises(ValueError, match=message):
+        learner(macaw(layer=layer), parameters=parameters)
+    assert learner(macaw(layer=layer), parameters="theta").policy

@@ -126,7 +126,7 @@ def _announce(experiment: Any, runs: list[Any], todo: list[Any], workers: int | 
     from offline_meta_rl.experiments.states import measured_speeds
     from offline_meta_rl.experiments.workers import find_workers
 
-    count = workers or len(find_workers())
+    count = len(find_workers()) if workers is None else workers
     measured = measured_speeds(runs)
     hours, unknown = estimate_hours(todo, experiment.speeds, measured, count)
     print(experiment.title)
@@ -150,7 +150,8 @@ def _run(options: argparse.Namespace) -> None:
         if not 0 <= options.index < len(runs):
             raise ValueError(f"--index: expected 0 to {len(runs) - 1}, found {options.index}.")
         runs = [runs[options.index]]
-    workers = find_workers(options.workers or (1 if options.index is not None else None))
+    count = 1 if options.workers is None and options.index is not None else options.workers
+    workers = find_workers(count)
     runner = Runner(runs, workers, retry_failed=options.retry_failed, say=_say)
     _announce(experiment, runs, runner.todo, len(workers))
     if not runner.run():

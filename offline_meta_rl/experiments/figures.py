@@ -45,7 +45,9 @@ def learning_curves(
     axes = figure.subplots()
     for name, arm in arms.items():
         mean, low, high = statistics.curve(list(arm.curve))
-        axes.plot(arm.steps, mean, label=_named(arm), marker=".", **styles[name])
+        axes.plot(
+            arm.steps, mean, label=marked(arm.label, len(arm.runs)), marker=".", **styles[name]
+        )
         if len(arm.runs) > 1:
             axes.fill_between(arm.steps, low, high, color=styles[name]["color"], alpha=0.18, lw=0)
     positive = [int(step) for arm in arms.values() for step in arm.steps if step > 0]
@@ -174,9 +176,9 @@ def profiles(
     save_figure(figure, path)
 
 
-def _named(arm: ArmResults) -> str:
-    few = len(arm.runs) < statistics.FEW_SEEDS
-    return f"{arm.label} ({len(arm.runs)} seed{'s' * (len(arm.runs) > 1)})" if few else arm.label
+def marked(label: str, seeds: int) -> str:
+    """Return a label that says so if there are too few seeds for an interval."""
+    return f"{label} ({seeds} seed{'s' * (seeds > 1)})" if seeds < statistics.FEW_SEEDS else label
 
 
 def _reference_lines(axes: Any, arm: ArmResults, *, normalised: bool) -> None:

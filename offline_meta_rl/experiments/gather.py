@@ -19,6 +19,10 @@ from offline_meta_rl.experiments.states import State, last_lines, read_json, sta
 
 Array = NDArray[np.float64]
 CHOICES = ("final", "best")
+CONTEXT_DATA = ("inner_slice", "stride")
+"""Settings of the data that say where contexts come from, in evaluations too."""
+OF_ONE_RUN = {"seed", "path"}
+"""Settings that may differ between the runs of an arm; data are known by their checksum."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +54,14 @@ class ArmResults:
     def scores(self, choice: str) -> Array:
         """Return scores [S, T] of the final weights, or of each seed's best evaluation.
 
-        The best one is chosen by its mean over the evaluated tasks, so it is optimistic.
+        The best one is chosen by its mean over the evaluated tasks, so it is optimistic. Weights
+        that were not trained yet have no checkpoint, so the evaluation at outer step 0 is left out.
         """
         if choice == "final":
             return np.asarray(self.curve[-1])
-        best = self.curve.mean(axis=2).argmax(axis=0)
-        return np.asarray(self.curve[best, np.arange(self.curve.shape[1])])
+        curve = self.curve[self.axis == "outer steps" and len(self.curve) > 1 :]
+        best = curve.mean(axis=2).argmax(axis=0)
+        return np.asarray(curve[best, np.arange(curve.shape[1])])
 
 
 @dataclass(frozen=True)
@@ -112,8 +118,9 @@ def check_comparable(results: Mapping[Run, Mapping[str, Any]], varies: Sequence[
 
     Args:
         results: run -> content of its result file.
-        varies: fields of the protocol, or ``dataset_checksum``, that may differ between arms; they
-            never differ between seeds of one arm.
+        varies: fields of the protocol, ``dataset_checksum``, ``inner_slice`` or ``stride``, that
+            may differ between arms; they never differ between seeds of one arm, and neither do
+            settings of method and data.
 
     Raises:
         ValueError: names two runs and each field that differs.
@@ -123,9 +130,12 @@ def check_comparable(results: Mapping[Run, Mapping[str, Any]], varies: Sequence[
     for run, result in results.items():
         twin = first.setdefault(run.arm, run)
         for other, allowed in ((twin, ()), (reference, tuple(varies))):
+            differences = list(_differences(results[other], result))
+            if other is twin:
+                differences += _setting_differences(results[other], result)
             found = [
                 f"{field}: {one!r} and {two!r}"
-                for field, one, two in _differences(results[other], result)
+                for field, one, two in differences
                 if field not in allowed
             ]
             if found:
@@ -147,10 +157,25 @@ def _differences(
     for field in ("dataset_checksum", "environment"):
         if first.get(field) != second.get(field):
             yield field, first.get(field), second.get(field)
+    for field in CONTEXT_DATA:
+        one, two = (each.get("config", {}).get("data", {}).get(field) for each in (first, second))
+        if one != two:
+            yield field, one, two
     one, two = (each.get("fine_tuning", {}).get("settings", {}) for each in (first, second))
     for field in {**one, **two}:
         if one.get(field) != two.get(field):
             yield f"fine-tuning {field}", one.get(field), two.get(field)
+
+
+def _setting_differences(
+    first: Mapping[str, Any], second: Mapping[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the arguments of method and data in which two results differ."""
+    for part in ("model", "data"):
+        one, two = (dict(each.get("config", {}).get(part) or {}) for each in (first, second))
+        for name in {**one, **two}:
+            if name not in OF_ONE_RUN and one.get(name) != two.get(name):
+                yield f"{part} {name}", one.get(name), two.get(name)
 
 
 def _check_duplicates(runs: Sequence[Run]) -> None:

@@ -110,14 +110,18 @@ def plan(
         overrides: dotted key -> value, for every run; they win.
 
     Raises:
-        ValueError: an unknown name; lists the valid ones.
+        ValueError: an unknown name; lists the valid ones. A seed that is given twice, or an
+            override of what a plan decides itself.
         FileNotFoundError: a config that is not there.
     """
     chosen = experiment.scales[choose("scale", [scale], list(experiment.scales))[0]]
+    seeds = chosen.seeds if seeds is None else tuple(seeds)
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"Expected every seed once, found {', '.join(map(str, seeds))}.")
     return [
         _run(experiment, chosen, root, family, experiment.arms[arm], seed, overrides or {})
         for family in choose("family", families, list(experiment.families))
-        for seed in (chosen.seeds if seeds is None else seeds)
+        for seed in seeds
         for arm in choose("arm", arms, list(experiment.arms))
     ]
 
@@ -144,7 +148,14 @@ def _run(
         merged.update(layer.overrides)
     given = [layer.steps for layer in (*layers, last) if layer.steps is not None]
     steps = given[-1] if given else scale.steps
-    merged |= {**_own(folder, steps, scale.evaluations, seed), **overrides}
+    decided = _own(folder, steps, scale.evaluations, seed)
+    taken = [key for key in {**merged, **overrides} if key in decided]
+    if taken:
+        raise ValueError(
+            f"{', '.join(taken)}: expected other overrides, because the plan decides this one. Set "
+            "steps and evaluations of the scale, or give --seeds or --root."
+        )
+    merged |= {**decided, **overrides}
     commands = [("fit", *_with_configs(configs), *_with_overrides(merged))]
     for stage in experiment.after:
         files = [experiment.config(name, family) for name in stage.configs]

@@ -77,6 +77,11 @@ def load_experiment(name: str) -> Experiment:
     )
     if experiment.metric not in METRICS:
         raise ValueError(f"{path}: metric: expected one of {METRICS}, found {experiment.metric!r}.")
+    used = [(f"arm {arm.name}", list(arm.scales)) for arm in experiment.arms.values()]
+    used += [(f"after: {each.command}", [*each.scales, *each.minutes]) for each in experiment.after]
+    for where, names in used:
+        scales = dict.fromkeys(names)
+        _check_keys(scales, set(experiment.scales), set(), f"{path}: {where}: scales")
     return experiment
 
 

@@ -28,9 +28,14 @@ from offline_meta_rl.statistics import Estimate
 MARKS = (
     "Numbers are interquartile means over tasks and seeds; in brackets 95 % intervals of a "
     "bootstrap that draws seeds anew for each task. * marks an interval of only two seeds, ** a "
-    "single seed, which has none. `final` is the last checkpoint (last.ckpt), `best` each seed's "
-    "best evaluation (best.ckpt), chosen on the evaluated tasks and so optimistic."
+    "single seed, which has none. "
 )
+CHOICES_OF = {
+    "outer steps": "`final` is the last checkpoint (last.ckpt), `best` each seed's best evaluation "
+    "(best.ckpt), chosen on the evaluated tasks and so optimistic.",
+    "environment steps": "`final` is the end of the fine-tuning, `best` each seed's best "
+    "evaluation on the way, chosen on the evaluated tasks and so optimistic.",
+}
 
 
 def write_report(gathered: Gathered, folder: Path) -> Path:
@@ -40,7 +45,8 @@ def write_report(gathered: Gathered, folder: Path) -> Path:
     write_json(folder / "summary.json", plain_summary(gathered, summary))
     blocks: list[Block] = [Heading(gathered.experiment.title, 1), Text(_subtitle(gathered))]
     blocks += [Text(note, note=True) for note in gathered.notes]
-    blocks += [Heading("Results"), Text(MARKS)]
+    axis = next(iter(next(iter(gathered.arms.values())).values())).axis
+    blocks += [Heading("Results"), Text(MARKS + CHOICES_OF[axis])]
     for family in gathered.arms:
         blocks += [Heading(family, 3), _table(gathered.arms[family], summary[family])]
     blocks += _pictures(gathered, summary, folder)
@@ -144,8 +150,9 @@ def _pictures(
     scores = joined_scores(gathered)
     if scores:
         path = folder / "profiles.png"
-        figures.profiles(scores, labels, styles, path, label=label)
-        yield Picture(path, "Performance profiles of the final weights, all families together")
+        named = {arm: figures.marked(labels[arm], len(scores[arm])) for arm in scores}
+        figures.profiles(scores, named, styles, path, label=label)
+        yield Picture(path, "Performance profiles of final scores, all families together")
         absent = [labels[arm] for arm in labels if arm not in scores]
         if absent:
             yield Text(

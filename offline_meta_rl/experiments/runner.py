@@ -36,6 +36,9 @@ Launch = Callable[[Sequence[str], Mapping[str, str], IO[str], Sequence[int]], in
 """Runs one command: arguments of ``lightning``, variables, log, files to keep open -> exit code."""
 
 
+LOCK_TRIES = 10
+
+
 class Runner:
     """Runs a plan on workers.
 
@@ -102,7 +105,7 @@ class Runner:
                     self.stopping.set()
 
     def _one(self, run: Run, worker: Worker) -> None:
-        lock = try_lock(run.folder)
+        lock = _lock(run.folder)
         if lock is None:
             self.say(f"{run.name}: another process runs it")
             return
@@ -138,6 +141,9 @@ class Runner:
             code = self.launch(arguments, variables, log, [lock])
             if code:
                 return code
+            if command[0] == "fit" and not _trained(run):
+                log.write(f"Expected results and last.ckpt of step {run.steps} in {run.folder}.\n")
+                return 1
             if not (run.folder / result).is_file():
                 log.write(f"Expected {result} in {run.folder}, found none.\n")
                 return 1
@@ -196,6 +202,16 @@ class Runner:
         finished = sum(state == State.FINISHED for state in states.values())
         self.say(f"{finished} of {len(self.runs)} runs are finished.")
         return finished == len(self.runs)
+
+
+def _lock(folder: Path) -> IO[str] | None:
+    """Take a run's lock; wait while another process only looks at the run."""
+    for _ in range(LOCK_TRIES):
+        lock = try_lock(folder)
+        if lock is not None:
+            return lock
+        time.sleep(0.05)
+    return None
 
 
 def _trained(run: Run) -> bool:

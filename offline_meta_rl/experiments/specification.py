@@ -117,7 +117,7 @@ class Experiment:
         arms: name -> arm; the first one is compared with the others.
         scales: name -> scale.
         varies: fields of the protocol that differ between arms on purpose, or
-            ``dataset_checksum``.
+            ``dataset_checksum``, or where contexts come from: ``inner_slice``, ``stride``.
         metric: what is compared.
         after: commands that follow training.
         against: one more picture; None for none.

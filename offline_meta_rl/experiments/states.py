@@ -32,7 +32,7 @@ def state_of(run: Run) -> State:
     """Return what has become of a run."""
     if not (run.folder / "run.json").is_file():
         return State.WAITING
-    lock = try_lock(run.folder)
+    lock = try_lock(run.folder, shared=True)
     if lock is None:
         return State.RUNNING
     lock.close()
@@ -44,14 +44,19 @@ def state_of(run: Run) -> State:
     return State.FAILED
 
 
-def try_lock(folder: Path) -> IO[str] | None:
-    """Take a run's lock; None if another process has it. Closing the file gives it back."""
+def try_lock(folder: Path, *, shared: bool = False) -> IO[str] | None:
+    """Take a run's lock; None if another process has it. Closing the file gives it back.
+
+    Args:
+        folder: of the run.
+        shared: only look; several processes may do that at once.
+    """
     import fcntl  # POSIX only
 
     folder.mkdir(parents=True, exist_ok=True)
     file = open(folder / "run.lock", "w")  # noqa: SIM115 - open as long as the lock is held
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
         return None

@@ -64,7 +64,9 @@ def visible_gpus() -> list[str]:
     import torch
 
     if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name.strip()]
+        names = [name.strip() for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",")]
+        hidden = [index for index, name in enumerate(names) if name in ("", "-1")]
+        return names[: hidden[0]] if hidden else names  # CUDA reads up to the first invalid one
     return [str(index) for index in range(torch.cuda.device_count())]
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from offline_meta_rl import networks
 from offline_meta_rl.awr_learner import AwrLearner
 from offline_meta_rl.batch_checks import check_discount
-from offline_meta_rl.layer_kinds import LayerKind, log_parameter, make_stack
+from offline_meta_rl.layer_kinds import TENSORS, LayerKind, log_parameter, make_stack
 from offline_meta_rl.macaw_losses import Batch, MetaParameters, Settings, inner_loop, meta_loss
 from offline_meta_rl.meta_gradient import meta_gradient
 from offline_meta_rl.methods.base import MetaModule
@@ -215,7 +215,11 @@ class Macaw(MetaModule):
             bootstrap_advantage: authors: advantages use R + gamma^k V(s_end) in place of R.
             temperature: T of Eq. 1; None for that of meta-training.
             compile: compile the losses; falls back to eager with a warning.
+
+        Raises:
+            ValueError: other ``parameters``, or ``all`` of layers without a weight transform.
         """
+        self._check_fine_tuned(parameters)
         meta_parameters, settings, num_tasks = self.meta_parameters(), self.settings, len(context)
         adapted = inner_loop(meta_parameters, dict(context), num_steps=num_steps, settings=settings)
         thetas = (adapted.policy, adapted.value)
@@ -235,6 +239,15 @@ class Macaw(MetaModule):
             standardise_advantages=self.hparams.standardise_advantages,
             compile=compile,
         )
+
+    def _check_fine_tuned(self, parameters: str) -> None:
+        """Check which parameters are to be fine-tuned."""
+        kinds = {"theta": TENSORS, "all": {"weight_transform"}}
+        if self.policy.kind not in kinds.get(parameters, ()):
+            raise ValueError(
+                "parameters of the fine-tuning: expected theta, or all for layers of the kind "
+                f"weight_transform; found {parameters} for layers of the kind {self.policy.kind}."
+            )
 
     def held_out_losses(self, context: TensorDict, query: TensorDict) -> dict[str, Tensor]:
         """Return the outer losses after adaptation on ``context``, on other data of the tasks."""

@@ -69,6 +69,17 @@ def test_the_state_saved_is_the_one_after_the_step(tmp_path: Path) -> None:
         assert torch.equal(value, saved[name]), name
 
 
+def test_what_ends_during_the_last_evaluation_can_be_resumed(tmp_path: Path) -> None:
+    class Ended(Rated):
+        def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+            if self.global_step == 6:
+                raise RuntimeError("lost machine")
+
+    with pytest.raises(RuntimeError, match="lost machine"):
+        train(Ended(), tmp_path, 6, every_n_train_steps=3, save_top_k=0)
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
+
+
 def test_a_failing_save_is_not_hidden(tmp_path: Path) -> None:
     class Broken(Rated):
         def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:

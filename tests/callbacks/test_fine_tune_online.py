@@ -190,6 +190,22 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     assert fine_tune(tmp_path, dataset) == result(uninterrupted)
 
 
+def test_a_signal_before_the_first_episode_is_not_lost(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare, sent = FineTuning.compare, []
+
+    def signalled(run: FineTuning) -> list[list[float]]:
+        if not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGTERM))
+        return compare(run)
+
+    monkeypatch.setattr(FineTuning, "compare", signalled)
+    with pytest.raises(Interrupted, match="after 1 episodes of each task"):
+        fine_tune(tmp_path, dataset)
+    assert (tmp_path / "checkpoints" / "fine_tuning.ckpt").exists()
+
+
 def test_a_state_of_other_settings_is_refused(
     dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uninterrupted: Path
 ) -> None:

@@ -31,6 +31,13 @@ class SignalAt(Callback):
                 os.kill(os.getpid(), self.number)
 
 
+class SignalBeforeTheFirstStep(Callback):
+    """Sends SIGTERM while Lightning's own handler is in place, as during a first evaluation."""
+
+    def on_train_start(self, trainer: lightning.Trainer, *args: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def train(folder: Path, *callbacks: Callback, resume: Path | None = None) -> Small:
     torch.manual_seed(3)
     module = Small()
@@ -72,6 +79,21 @@ def test_resumed_equals_uninterrupted(
         uninterrupted.state_dict().items(), resumed.state_dict().values(), strict=True
     ):
         assert torch.equal(expected, found), name
+
+
+def test_a_signal_before_the_first_step_is_not_lost(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match="after step 1; the state is saved"):
+        train(tmp_path, SignalBeforeTheFirstStep())
+    assert (tmp_path / "checkpoints" / "interrupted.ckpt").exists()
+
+
+def test_a_signal_in_the_last_step_comes_too_late(tmp_path: Path, uninterrupted: Small) -> None:
+    module = train(tmp_path, SignalAt(STEPS, signal.SIGTERM))
+    assert not (tmp_path / "checkpoints" / "interrupted.ckpt").exists()
+    last = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["global_step"] == STEPS
+    for name, value in uninterrupted.state_dict().items():
+        assert torch.equal(value, module.state_dict()[name]), name
 
 
 def test_message_is_a_command() -> None:

@@ -87,6 +87,7 @@ def result(run: Run, scores: list[list[float]], **changes: Any) -> dict[str, Any
         "dataset_checksum": CHECKSUM + run.family,
         "environment": {"id": run.family},
         "commit": "abc",
+        "config": {"model": {"temperature": 1.0}, "data": {"seed": run.seed}},
         "references": {"random": {"return": 0.0}, "best_behaviour": {"return": 10.0}},
     }
     return {**content, **changes}

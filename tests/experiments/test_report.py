@@ -95,6 +95,14 @@ def copy_beside(run: Run) -> None:
             lambda run: change(run, dataset_checksum="bad"),
             r"dataset_checksum: 'c0ffeerobot' and 'bad'",
         ),
+        (
+            lambda run: change(run, config={"model": {"temperature": 0.5}, "data": {}}),
+            r"robot/theirs/seed_0 and robot/theirs/seed_1 .* model temperature: 1\.0 and 0\.5",
+        ),
+        (
+            lambda run: change(run, config={"model": {}, "data": {"stride": 7}}),
+            r"stride: None and 7",
+        ),
         (lambda run: change(run, history=result(run, [[0.0, 0], [1, 1]])["history"]), r"\[0, 8\]"),
         (
             lambda run: (run.folder / "results.json").write_text("{"),
@@ -123,6 +131,21 @@ def test_arms_may_differ_where_the_experiment_says_so(tmp_path: Path) -> None:
     change(runs[3], protocol={**protocol, "adaptation_steps": [5]})
     with pytest.raises(ValueError, match=r"differ in adaptation_steps: \[20\] and \[5\]"):
         gather(experiment, runs)  # but the seeds of one arm never
+
+
+def test_contexts_of_arms_come_from_the_same_data(tmp_path: Path) -> None:
+    for varies in ([], ["inner_slice"]):
+        folder = tmp_path / "-".join(["x", *varies])
+        experiment = write_experiment(folder, varies=varies)
+        runs = plan_of(experiment, folder, families=["robot"])
+        for run in runs:
+            data = {"inner_slice": ["expert"]} if run.arm == "theirs" else {}
+            finish(run, scores_of(run), config={"model": {"seed": run.seed}, "data": data})
+        if varies:
+            assert set(gather(experiment, runs).arms["robot"]) == {"ours", "theirs"}
+        else:
+            with pytest.raises(ValueError, match=r"inner_slice: None and \['expert'\]"):
+                gather(experiment, runs)
 
 
 def test_incomplete_reports_name_what_is_missing(
@@ -230,6 +253,14 @@ def test_one_seed_has_no_interval(tmp_path: Path) -> None:
         finish(run, scores_of(run))
     page = write_report(gather(experiment, runs), tmp_path / "report")
     assert "| Ours | 1 | 0.85** | 0.95** |" in page.with_suffix(".md").read_text()
+    assert figures.marked("Ours", 1) == "Ours (1 seed)"
+    assert figures.marked("Ours", 3) == "Ours"
+
+
+def test_untrained_weights_are_never_the_best(experiment: Experiment, runs: list[Run]) -> None:
+    finish(runs[0], [[5.0, 5.0], [0.1, 0.1], [0.7, 0.5]])
+    scores = gather(experiment, runs).arms["robot"]["ours"].scores("best")
+    assert scores[0] == pytest.approx([0.7, 0.5])
 
 
 def test_html_is_escaped(tmp_path: Path) -> None:
@@ -288,6 +319,8 @@ def test_reports_of_fine_tuning(tmp_path: Path) -> None:
         in text
     )
     assert "| Ours | 3 | 1.00 [1.00, 1.00] | 5.00 [5.00, 5.00] | 7.00 [7.00, 7.00] |" in text
+    assert "`final` is the end of the fine-tuning" in text
+    assert ".ckpt" not in text
     tuned["settings"]["batch_size"] = 5
     (runs[-1].folder / "fine_tuning.json").write_text(json.dumps(tuned))
     with pytest.raises(ValueError, match="fine-tuning batch_size: 4 and 5"):

@@ -139,16 +139,24 @@ def test_failed_runs_are_named_and_tried_again_on_demand(runs: list[Run]) -> Non
     assert len(launched.calls) == 6
 
 
-def test_a_process_that_leaves_no_result_has_failed(runs: list[Run]) -> None:
-    class Nothing(Launched):
+@pytest.mark.parametrize("step", [None, 0, 4])
+def test_a_process_that_leaves_no_final_result_has_failed(
+    runs: list[Run], step: int | None
+) -> None:
+    class TooEarly(Launched):
         def __call__(self, *given: Any) -> int:
             super().__call__(*given)
-            next(iter(self.runs.values())).folder.joinpath("results.json").unlink()
+            run = next(iter(self.runs.values()))
+            path = run.folder / "results.json"
+            path.unlink()
+            if step is not None:
+                path.write_text(json.dumps(result(run, scores_of(run), global_step=step)))
             return 0
 
-    done, said = go(runs[:1], Nothing(runs[:1]))
+    done, said = go(runs[:1], TooEarly(runs[:1]))
     assert not done
-    assert "Expected results.json in" in said
+    assert "Expected results and last.ckpt of step 8 in" in said
+    assert state_of(runs[0]) == State.FAILED
 
 
 def test_other_settings_are_refused(runs: list[Run], tmp_path: Path) -> None:
@@ -161,6 +169,19 @@ def test_other_settings_are_refused(runs: list[Run], tmp_path: Path) -> None:
     runs[0].configs[0].write_text("model: {class_path: Macaw, init_args: {width: 3}}")
     with pytest.raises(ValueError, match=r"changed configs: ours_robot\.yaml"):
         Runner(runs, [Worker(())])
+
+
+def test_a_process_that_only_looks_is_waited_for(
+    runs: list[Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looking, also = (try_lock(runs[0].folder, shared=True) for _ in range(2))
+    assert looking is not None
+    assert also is not None
+    also.close()
+    monkeypatch.setattr(time, "sleep", lambda _: looking.close())
+    done, said = go(runs[:1], Launched(runs[:1]))
+    assert done
+    assert "another process" not in said
 
 
 def test_a_run_belongs_to_one_process(runs: list[Run]) -> None:
@@ -245,6 +266,12 @@ def test_workers_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_workers(1)[0].environment()["CUDA_VISIBLE_DEVICES"] == "0"
     with pytest.raises(ValueError, match="--workers: expected at least 1, found 0"):
         find_workers(0)
+    monkeypatch.undo()
+    for hidden in ("-1", "", "-1,0"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+        assert workers.visible_gpus() == []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 0,-1,1")
+    assert workers.visible_gpus() == ["2", "0"]
 
 
 def test_status_and_index(
@@ -259,6 +286,8 @@ def test_status_and_index(
     main(["run", *selection, "--index", "2"])
     assert [name for name, *_ in launched.calls] == ["ant/ours/seed_0"]
     assert "1 runs of 4 outer steps, 1 to do" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="--workers: expected at least 1, found 0"):
+        main(["run", *selection, "--workers", "0"])
     with pytest.raises(SystemExit, match="1"):
         main(["run", *selection, "--workers", "1"])
     capsys.readouterr()

@@ -150,6 +150,14 @@ def test_unknown_scale_experiment_and_config(experiment: Any, tmp_path: Path) ->
         ({"arms": {"a": {"configs": []}}}, r"arm a: .* missing: label"),
         ({"scales": {"tiny": {"seeds": [0]}}}, r"scale tiny: .* missing: steps"),
         (
+            {"arms": {"a": {"label": "A", "configs": [], "scales": {"tinny": {}}}}},
+            r"arm a: scales: expected keys tiny; unknown: tinny",
+        ),
+        (
+            {"after": [{"command": "x", "configs": [], "result": "y", "minutes": {"big": 1}}]},
+            r"after: x: scales: expected keys tiny; unknown: big",
+        ),
+        (
             {"scales": {"tiny": {"seeds": [0], "steps": 1, "methods": {"A": {"b": 1}}}}},
             "unknown: b",
         ),
@@ -158,6 +166,13 @@ def test_unknown_scale_experiment_and_config(experiment: Any, tmp_path: Path) ->
 def test_malformed_experiments(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         write_experiment(tmp_path, **changes)
+
+
+def test_a_plan_refuses_what_it_decides_itself(experiment: Any, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"trainer\.max_steps: expected other overrides"):
+        plan_of(experiment, tmp_path, overrides={"trainer.max_steps": 2})
+    with pytest.raises(ValueError, match=r"Expected every seed once, found 0, 0, 1"):
+        plan_of(experiment, tmp_path, seeds=[0, 0, 1])
 
 
 def test_estimate(experiment: Any, tmp_path: Path) -> None:
