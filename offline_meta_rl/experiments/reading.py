@@ -45,15 +45,17 @@ def load_experiment(name: str) -> Experiment:
         ValueError: unknown experiment (lists those that there are), or a malformed file.
     """
     path = Path(name)
-    if path.suffix != ".yaml":
+    if path.is_dir():
+        path = path / "experiment.yaml"
+    elif path.suffix != ".yaml":
         path = experiments_folder() / name / "experiment.yaml"
     if not path.is_file():
         raise ValueError(
             f"Unknown experiment {name!r}: expected one of {', '.join(experiment_names())}, or the "
             "path of an experiment.yaml."
         )
-    shared_path = path.parent.parent / "shared" / "shared.yaml"
-    shared = _read(shared_path) if shared_path.is_file() else {}
+    shared_path = _shared(path.parent)
+    shared = _read(shared_path) if shared_path else {}
     content = _read(path)
     known = {"title", "families", "arms", "scales", "varies", "metric", "after", "against"}
     _check_keys(content, known, {"title", "families", "arms"}, str(path))
@@ -61,6 +63,7 @@ def load_experiment(name: str) -> Experiment:
     experiment = Experiment(
         name=path.parent.name,
         folder=path.parent.resolve(),
+        shared=shared_path.resolve() if shared_path else None,
         title=content["title"],
         families=tuple(content["families"]),
         arms={key: _arm(key, value, path) for key, value in content["arms"].items()},
@@ -83,6 +86,18 @@ def load_experiment(name: str) -> Experiment:
         scales = dict.fromkeys(names)
         _check_keys(scales, set(experiment.scales), set(), f"{path}: {where}: scales")
     return experiment
+
+
+def _shared(folder: Path) -> Path | None:
+    """Return what experiments share: beside the experiment's folder, or else the shipped file."""
+    beside = folder.parent / "shared" / "shared.yaml"
+    if beside.is_file():
+        return beside
+    try:
+        shipped = experiments_folder() / "shared" / "shared.yaml"
+    except FileNotFoundError:
+        return None
+    return shipped if shipped.is_file() else None
 
 
 def _scales(shared: Any, own: Any, path: Path) -> dict[str, Scale]:

@@ -2,8 +2,8 @@
 
 An experiment is a folder with ``experiment.yaml`` and the overlays that only it uses. Scales,
 aliases of configs and measured speeds are shared by all experiments: ``shared/shared.yaml`` beside
-the folders. Names of configs are relative to the experiment's folder, or else to ``configs``,
-without ``.yaml``; ``{family}`` in a name is replaced.
+the folders, or else the shipped one. Names of configs are relative to the experiment's folder, or
+else to ``configs``, without ``.yaml``; ``{family}`` in a name is replaced.
 """
 
 from collections.abc import Mapping
@@ -123,6 +123,7 @@ class Experiment:
         against: one more picture; None for none.
         aliases: name of a config -> name of the file that it is.
         speeds: method -> family -> outer steps a second of one core, evaluations included.
+        shared: the file of what experiments share; None for none. Configs are beside its folder.
         costs: overlay -> how many times the time of a step it takes.
     """
 
@@ -139,6 +140,7 @@ class Experiment:
     aliases: Mapping[str, str] = field(default_factory=dict)
     speeds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)
+    shared: Path | None = None
 
     def config(self, name: str, family: str) -> Path:
         """Return the file of a config's name.
@@ -148,13 +150,15 @@ class Experiment:
         """
         wanted = name.format(family=family)
         wanted = self.aliases.get(wanted, wanted)
-        folders = (self.folder, self.folder.parent.parent)
+        folders = [self.folder, self.folder.parent.parent]
+        folders += [self.shared.parents[2]] if self.shared else []
         for folder in folders:
             if (folder / f"{wanted}.yaml").is_file():
                 return folder / f"{wanted}.yaml"
         raise FileNotFoundError(
-            f"Experiment {self.name} needs the config {wanted}.yaml; it is neither in {folders[0]} "
-            f"nor in {folders[1]}. Add it, or choose other --arms and --families."
+            f"Experiment {self.name} needs the config {wanted}.yaml; it is in none of "
+            f"{', '.join(map(str, dict.fromkeys(folders)))}. Add it, or choose other --arms and "
+            "--families."
         )
 
 

@@ -51,6 +51,8 @@ def write_experiment(folder: Path, **changes: Any) -> Experiment:
         **changes,
     }
     (own / "experiment.yaml").write_text(yaml.safe_dump(content))
+    (own.parent / "shared").mkdir()
+    (own.parent / "shared" / "shared.yaml").write_text("{}")
     return load_experiment(str(own / "experiment.yaml"))
 
 

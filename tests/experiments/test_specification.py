@@ -168,6 +168,19 @@ def test_malformed_experiments(changes: dict[str, Any], message: str, tmp_path: 
         write_experiment(tmp_path, **changes)
 
 
+@pytest.mark.parametrize("by_folder", [True, False])
+def test_an_experiment_may_lie_anywhere(by_folder: bool, tmp_path: Path) -> None:
+    path = tmp_path / "mine" / "experiment.yaml"
+    path.parent.mkdir()
+    arm = {"label": "MACAW", "configs": ["macaw_{family}"], "overrides": {"x": 1}}
+    path.write_text(yaml.safe_dump({"title": "Mine", "families": ["ant"], "arms": {"macaw": arm}}))
+    experiment = load_experiment(str(path.parent if by_folder else path))
+    (first, *_) = plan(experiment, "cpu", tmp_path)
+    assert experiment.name == "mine"
+    assert first.configs == (CONFIGS / "macaw_ant.yaml",)
+    assert "--x=1" in first.commands[0]
+
+
 def test_a_plan_refuses_what_it_decides_itself(experiment: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"trainer\.max_steps: expected other overrides"):
         plan_of(experiment, tmp_path, overrides={"trainer.max_steps": 2})
