@@ -95,6 +95,8 @@ def intervals(
                 found.mark, (found.high, height), xytext=(3, 0), textcoords="offset points",
                 va="center",
             )  # fmt: skip
+        axes.use_sticky_edges = False  # room beside the lowest bar too
+        axes.margins(x=0.1)
         axes.set_title(family, fontsize="medium")
         axes.grid(axis="x", alpha=0.3)
     panels[0].set_yticks(list(places.values()), [labels[arm] for arm in places], fontsize="small")
