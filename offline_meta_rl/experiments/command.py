@@ -69,6 +69,13 @@ def _selecting(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seeds", nargs="+", type=int, metavar="SEED")
     command.add_argument("--root", type=Path, default=ROOT, help="of runs; default: %(default)s")
     command.add_argument(
+        "--overlays",
+        nargs="+",
+        default=[],
+        metavar="CONFIG",
+        help="on top of every arm's: a variant, such as authors_data of figure4",
+    )
+    command.add_argument(
         "--set",
         nargs="+",
         default=[],
@@ -95,6 +102,7 @@ def _selected(options: argparse.Namespace) -> tuple[Any, list[Any]]:
         arms=options.arms,
         families=options.families,
         seeds=options.seeds,
+        overlays=options.overlays,
         overrides=overrides,
     )
     return experiment, runs
@@ -189,7 +197,8 @@ def _sweep(options: argparse.Namespace) -> None:
 
     experiment, runs = _selected(options)
     selection = {"scale": [options.scale], "root": [str(options.root)], "set": options.set}
-    selection |= {name: getattr(options, name) or [] for name in ("arms", "families", "seeds")}
+    selected = ("arms", "families", "seeds", "overlays")
+    selection |= {name: getattr(options, name) or [] for name in selected}
     text = sweep_file(experiment, options.experiment, len(runs), selection)
     if options.output:
         options.output.write_text(text)

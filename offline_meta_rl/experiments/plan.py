@@ -96,6 +96,7 @@ def plan(
     arms: list[str] | None = None,
     families: list[str] | None = None,
     seeds: Sequence[int] | None = None,
+    overlays: Sequence[str] = (),
     overrides: Mapping[str, Any] | None = None,
 ) -> list[Run]:
     """Return the runs of an experiment, families first, then seeds, then arms.
@@ -107,6 +108,7 @@ def plan(
         arms: names; None for all.
         families: names; None for all.
         seeds: None for those of the scale.
+        overlays: names of configs on top of every arm's.
         overrides: dotted key -> value, for every run; they win.
 
     Raises:
@@ -119,7 +121,9 @@ def plan(
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"Expected every seed once, found {', '.join(map(str, seeds))}.")
     return [
-        _run(experiment, chosen, root, family, experiment.arms[arm], seed, overrides or {})
+        _run(
+            experiment, chosen, root, family, experiment.arms[arm], seed, overlays, overrides or {}
+        )
         for family in choose("family", families, list(experiment.families))
         for seed in seeds
         for arm in choose("arm", arms, list(experiment.arms))
@@ -133,6 +137,7 @@ def _run(
     family: str,
     arm: Arm,
     seed: int,
+    overlays: Sequence[str],
     overrides: Mapping[str, Any],
 ) -> Run:
     folder = (root / experiment.name / scale.name / family / arm.name / f"seed_{seed}").absolute()
@@ -141,7 +146,7 @@ def _run(
     layers = [scale.all, scale.methods.get(method, Layer()), scale.families.get(family, Layer())]
     names = [name for layer in layers for name in layer.overlays]
     last = arm.scales.get(scale.name, Layer())
-    names += [*arm.configs[1:], *last.overlays]
+    names += [*arm.configs[1:], *last.overlays, *overlays]
     configs = [base, *(experiment.config(name, family) for name in names)]
     merged: dict[str, Any] = {}
     for layer in (*layers, Layer((), arm.overrides), last):

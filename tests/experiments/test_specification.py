@@ -188,6 +188,13 @@ def test_a_plan_refuses_what_it_decides_itself(experiment: Any, tmp_path: Path) 
         plan_of(experiment, tmp_path, seeds=[0, 0, 1])
 
 
+def test_overlays_lie_on_top_of_every_arm(experiment: Any, tmp_path: Path) -> None:
+    runs = plan_of(experiment, tmp_path, overlays=["of_family"])
+    assert {files(run.commands[0])[-1] for run in runs} == {"of_family"}
+    with pytest.raises(FileNotFoundError, match=r"needs the config nothing\.yaml"):
+        plan_of(experiment, tmp_path, overlays=["nothing"])
+
+
 def test_estimate(experiment: Any, tmp_path: Path) -> None:
     runs = plan_of(experiment, tmp_path, families=["robot"], seeds=[0, 1])
     speeds = {"Macaw": {"robot": 2.0}}
