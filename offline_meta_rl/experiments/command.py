@@ -130,7 +130,7 @@ def _plan(options: argparse.Namespace) -> None:
 
 def _announce(experiment: Any, runs: list[Any], todo: list[Any], workers: int | None) -> None:
     """Print how many runs there are and how long they will take."""
-    from offline_meta_rl.experiments.plan import estimate_hours
+    from offline_meta_rl.experiments.estimate import estimate_hours
     from offline_meta_rl.experiments.states import measured_speeds
     from offline_meta_rl.experiments.workers import find_workers
 
