@@ -179,7 +179,10 @@ def network(layers: Parameters, observation_size: int) -> Layers:
 
 def _parts(layer: Tensor | LayerParameters) -> list[Tensor]:
     """Return what is learned of a layer."""
-    return [layer] if isinstance(layer, Tensor) else list(layer)  # type: ignore[arg-type]
+    if isinstance(layer, Tensor):
+        return [layer]
+    matrix: Any = layer.matrix  # never a ProbedMatrix here
+    return [layer.latent, matrix, layer.vector]
 
 
 def _copies(layers: Parameters) -> list[Tensor | LayerParameters]:

@@ -133,10 +133,10 @@ def fine_tune(
         )
         for _ in range(num_steps):
             adam_value.zero_grad()
-            value_loss(tuned.value, context, settings).sum().backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(value_loss(tuned.value, context, settings).sum())
             adam_value.step()
             adam_policy.zero_grad()
-            policy_loss(tuned, context, settings).sum().backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(policy_loss(tuned, context, settings).sum())
             adam_policy.step()
     return ActorCritic(*[[(w.detach(), b.detach()) for w, b in layers] for layers in tuned])
 

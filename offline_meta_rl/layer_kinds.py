@@ -9,8 +9,8 @@ its own. Shapes: Z latent size, D = in * out + out numbers of one layer.
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -116,7 +116,8 @@ class LayerStack(nn.ModuleList):
 
     def layers(self) -> list[LayerParameters]:
         """Return the meta-parameters of every layer."""
-        return [module.layer() for module in self]  # type: ignore[operator]
+        modules: Iterable[Any] = self
+        return [module.layer() for module in modules]
 
     def log_step_sizes(self, initial: float) -> nn.Parameter:
         """Return a parameter for the logarithm of every tensor's step size, [layers, tensors]."""

@@ -74,7 +74,7 @@ class OnlineLearner(ABC):
         """
         return {}
 
-    def observe(self, episode: Columns, kept: Tensor) -> None:  # noqa: B027
+    def observe(self, episode: Columns, kept: Tensor) -> None:  # noqa: B027 - optional
         """Take notice of new episodes before the updates: a method that infers its task does.
 
         Args:

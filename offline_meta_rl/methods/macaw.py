@@ -191,7 +191,7 @@ class Macaw(MetaModule):
             adapted.policy, self.hparams.observation_size, sigma=self.hparams.sigma
         )
 
-    def fine_tuner(  # type: ignore[override]
+    def fine_tuner(  # type: ignore[override] # its own keywords are the settings users may give
         self,
         context: TensorDict,
         num_steps: int = 1,
@@ -293,9 +293,9 @@ class Macaw(MetaModule):
             ValueError: with what was expected, what was found and the fix.
         """
         super().setup(stage)
-        datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        trainer: Any = self.trainer
         if self.hparams.value_target == "td_lambda":
-            check_discount(datamodule, self.hparams.discount)
+            check_discount(trainer.datamodule, self.hparams.discount)
 
     def configure_optimizers(self) -> Any:
         """One fused Adam; policy, value function and step sizes are its parameter groups."""

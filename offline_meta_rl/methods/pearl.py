@@ -193,7 +193,7 @@ class Pearl(MetaModule):
         mean = self.infer(context).mean
         return self.policies(mean if num_steps > 0 else torch.zeros_like(mean))
 
-    def fine_tuner(  # type: ignore[override]
+    def fine_tuner(  # type: ignore[override] # its own keywords are the settings users may give
         self,
         context: TensorDict,
         num_steps: int = 1,

@@ -80,7 +80,8 @@ class PearlLoop:
         actor = settings.policy_regularisation * size - soft.mean()
         distance = (action - batch["action"]).square().mean()
         actor = actor + settings.behaviour_weight * best.detach().abs().mean() * distance
-        return critic + value + actor + settings.kl_weight * kl  # type: ignore[no-any-return]
+        total: Tensor = critic + value + actor + settings.kl_weight * kl
+        return total
 
     def loss(
         self, context: Mapping[str, Tensor], batch: Mapping[str, Tensor], noise: PearlNoise

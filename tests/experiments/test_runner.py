@@ -16,7 +16,6 @@ import torch
 import yaml
 
 from offline_meta_rl import cli
-from offline_meta_rl.experiments import workers
 from offline_meta_rl.experiments.command import main
 from offline_meta_rl.experiments.plan import Run, plan
 from offline_meta_rl.experiments.reading import load_experiment
@@ -29,7 +28,7 @@ from offline_meta_rl.experiments.states import (
     state_of,
     try_lock,
 )
-from offline_meta_rl.experiments.workers import Worker, find_workers
+from offline_meta_rl.experiments.workers import Worker
 from tests.experiments.sample import finish, plan_of, result, scores_of, write_experiment
 from tests.methods import tiny
 
@@ -252,26 +251,6 @@ def test_speeds_are_measured(runs: list[Run]) -> None:
     begin(runs[2])
     end(runs[2], 0, 20.0)
     assert measured_speeds(runs) == {"robot/ours": pytest.approx((8 / 60 + 8 / 120) / 2)}
-
-
-def test_workers_share_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(workers, "available_cores", lambda: [2, 3, 6, 7])
-    monkeypatch.setattr(workers, "visible_gpus", list)
-    assert find_workers() == [Worker((core,)) for core in (2, 3, 6, 7)]
-    assert find_workers(2) == [Worker((2, 6)), Worker((3, 7))]
-    assert find_workers(5)[4] == Worker((2,))
-    monkeypatch.setattr(workers, "visible_gpus", lambda: ["0", "GPU-1"])
-    assert find_workers() == [Worker((2, 6), "0"), Worker((3, 7), "GPU-1")]
-    assert [worker.gpu for worker in find_workers(3)] == ["0", "GPU-1", "0"]
-    assert find_workers(1)[0].environment()["CUDA_VISIBLE_DEVICES"] == "0"
-    with pytest.raises(ValueError, match="--workers: expected at least 1, found 0"):
-        find_workers(0)
-    monkeypatch.undo()
-    for hidden in ("-1", "", "-1,0"):
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
-        assert workers.visible_gpus() == []
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, 0,-1,1")
-    assert workers.visible_gpus() == ["2", "0"]
 
 
 def test_status_and_index(

@@ -1,7 +1,7 @@
 """CQL as a method: it learns from real data, knows its tasks, and refuses what does not fit."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,30 +10,15 @@ from tensordict import TensorDict
 from torch.utils import _pytree as pytree
 
 from datamodules.task_buffers import TaskBuffers
-from offline_meta_rl.collect import collect
 from offline_meta_rl.envs.base import Array
-from offline_meta_rl.envs.point_robot import PointRobot
 from offline_meta_rl.methods.cql import CQL, FIELDS
-from offline_meta_rl.rollout import run_episodes
 from tests.methods import tiny
-
-GOALS = np.array([[1.0, 0.0], [-1.0, 0.0]])
-
-
-class TwoGoals(PointRobot):
-    """Point robots with opposite goals; both tasks are for training and testing."""
-
-    num_tasks = 2
-    splits: ClassVar = {"default": ((0, 1), (0, 1))}
-
-    def task_parameters(self, seed: int) -> Array:
-        return GOALS
+from tests.methods.two_goals import collect_goals, goal_returns
 
 
 @pytest.fixture(scope="module")
 def goals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("goals") / "dataset"
-    return collect(TwoGoals(), path, transitions_per_stage=1500, progress=False)
+    return collect_goals(tmp_path_factory.mktemp("goals"))
 
 
 def settings(path: Path, **model: Any) -> dict[str, Any]:
@@ -72,15 +57,7 @@ def returns_of(checkpoint: dict[str, Any], data: TaskBuffers) -> Array:
     """Return each goal's mean return, [2], of the policy in a checkpoint."""
     module = CQL(**checkpoint["hyper_parameters"])
     module.load_state_dict(checkpoint["state_dict"])
-    policies = module.adapt_tasks(data.context([0, 1], 1, seed=0))
-    engine = TwoGoals().make_engine(np.repeat(GOALS, 8, axis=0), seed=3)
-
-    @torch.no_grad()
-    def act(observation: Any) -> Any:
-        return policies(torch.from_numpy(observation).view(2, 8, 2)).view(16, 2).numpy()
-
-    mean: Array = run_episodes(engine, act, 20).returns.reshape(2, 8).mean(axis=1)
-    return mean
+    return goal_returns(module.adapt_tasks(data.context([0, 1], 1, seed=0)))
 
 
 def test_it_learns_both_goals_from_their_data(goals: Path, tmp_path: Path) -> None:

@@ -12,14 +12,12 @@ from torch.utils import _pytree as pytree
 import offline_meta_rl
 from datamodules.task_buffers import TaskBuffers
 from offline_meta_rl import cli
-from offline_meta_rl.collect import collect
 from offline_meta_rl.context import context_from_episodes
 from offline_meta_rl.envs.base import Array
 from offline_meta_rl.methods.pearl import FIELDS, Pearl
 from offline_meta_rl.pearl_losses import actor_gaussian
-from offline_meta_rl.rollout import run_episodes
 from tests.methods import tiny
-from tests.methods.test_cql import GOALS, TwoGoals
+from tests.methods.two_goals import collect_goals, goal_returns
 from tests.reference_sac import random_batch
 
 SMALL = {"width": 16, "depth": 2, "encoder_width": 8, "encoder_depth": 1, "latent_size": 3}
@@ -36,8 +34,7 @@ def contexts(num_tasks: int = 4, rows: int = 9) -> TensorDict:
 
 @pytest.fixture(scope="module")
 def goals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("goals") / "dataset"
-    return collect(TwoGoals(), path, transitions_per_stage=1500, progress=False)
+    return collect_goals(tmp_path_factory.mktemp("goals"))
 
 
 def settings(path: Path, **model: Any) -> dict[str, Any]:
@@ -73,15 +70,7 @@ def settings(path: Path, **model: Any) -> dict[str, Any]:
 
 def returns_of(module: Pearl, context: TensorDict, num_steps: int) -> Array:
     """Return each goal's mean return, [2], after adapting on the contexts."""
-    policies = module.adapt_tasks(context, num_steps)
-    engine = TwoGoals().make_engine(np.repeat(GOALS, 8, axis=0), seed=3)
-
-    @torch.no_grad()
-    def act(observation: Any) -> Any:
-        return policies(torch.from_numpy(observation).view(2, 8, 2)).view(16, 2).numpy()
-
-    mean: Array = run_episodes(engine, act, 20).returns.reshape(2, 8).mean(axis=1)
-    return mean
+    return goal_returns(module.adapt_tasks(context, num_steps))
 
 
 def test_its_context_decides_which_goal_it_goes_to(goals: Path, tmp_path: Path) -> None:
