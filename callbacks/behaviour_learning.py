@@ -9,12 +9,13 @@ import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from numpy.typing import NDArray
 
-from callbacks.measure import datamodule_of
-from offline_meta_rl.lifetime_report import CRITERION, lifetime_report
-from offline_meta_rl.lifetime_storage import EpisodeTable
-from offline_meta_rl.plots import lifetime_curves
-from offline_meta_rl.references import random_returns, shipped_returns
-from offline_meta_rl.results import code_commit, write_json
+from offline_meta_rl.behaviour.learning import CRITERION, lifetime_report
+from offline_meta_rl.behaviour.references import random_returns, shipped_returns
+from offline_meta_rl.common.files import write_json
+from offline_meta_rl.common.provenance import code_commit
+from offline_meta_rl.data.lifetimes import EpisodeTable
+from offline_meta_rl.evaluation.measure import datamodule_of
+from offline_meta_rl.reports.curves import lifetime_curves
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -9,16 +9,16 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from numpy.typing import NDArray
 from torch import Tensor
 
-from callbacks.measure import datamodule_of
-from offline_meta_rl.behaviour_actor import BehaviourActor
-from offline_meta_rl.rollout import run_episodes
+from offline_meta_rl.evaluation.measure import datamodule_of
+from offline_meta_rl.evaluation.rollout import run_episodes
+from offline_meta_rl.networks.actors import BehaviourActor
 
 
 class BehaviourSnapshots(lightning.Callback):
     """Writes ``<default_root_dir>/snapshots/<step>.pt`` and logs ``behaviour/return``.
 
     A snapshot holds ``step``, ``state`` (of the actor), and the returns of the mean action and of
-    sampled actions, ``mean`` and ``noisy``, [T] each; ``offline_meta_rl.pack_behaviour`` turns some
+    sampled actions, ``mean`` and ``noisy``, [T] each; ``offline_meta_rl.behaviour.pack`` turns some
     of them into package data. Taking one leaves the training's random numbers as they are.
 
     Args:

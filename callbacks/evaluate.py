@@ -13,7 +13,7 @@ import lightning
 import torch
 from lightning.pytorch.loggers import WandbLogger
 
-from callbacks.measure import (
+from offline_meta_rl.evaluation.measure import (
     check_datamodule,
     contexts_of,
     datamodule_of,
@@ -21,8 +21,13 @@ from callbacks.measure import (
     film_first_task,
     measure,
 )
-from offline_meta_rl.protocol import Protocol
-from offline_meta_rl.results import history_point, result_metrics, result_table, write_results
+from offline_meta_rl.evaluation.protocol import Protocol
+from offline_meta_rl.reports.results import (
+    history_point,
+    result_metrics,
+    result_table,
+    write_results,
+)
 
 
 class Evaluate(lightning.Callback):

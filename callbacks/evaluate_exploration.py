@@ -13,10 +13,10 @@ from typing import Any
 import lightning
 import torch
 
-from callbacks.measure import datamodule_of, describe_run
-from callbacks.watch_beliefs import to_wandb
-from offline_meta_rl.exploration_plots import diagnosis_figure, success_figure
-from offline_meta_rl.results import write_json
+from offline_meta_rl.common.files import write_json
+from offline_meta_rl.evaluation.measure import datamodule_of, describe_run
+from offline_meta_rl.reports.exploration_plots import diagnosis_figure, success_figure
+from offline_meta_rl.reports.wandb_pictures import to_wandb
 
 
 class EvaluateExploration(lightning.Callback):
@@ -174,7 +174,9 @@ class EvaluateExploration(lightning.Callback):
     def _measure(
         self, trainer: lightning.Trainer, module: Any, meta_episodes: int, final: bool
     ) -> dict[str, Any]:
-        from callbacks.measure_exploration import measure_exploration  # imports the simulators
+        from offline_meta_rl.evaluation.measure_exploration import (
+            measure_exploration,  # imports the simulators
+        )
 
         training = module.training
         module.eval()

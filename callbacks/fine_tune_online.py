@@ -19,15 +19,15 @@ import torch
 
 from callbacks.fine_tuning_bar import FineTuningBar
 from callbacks.fine_tuning_checks import check_fine_tuning, load_state, weights_digest
-from callbacks.fine_tuning_result import write_fine_tuning
 from callbacks.interrupt import Interrupted, StopRequest, resume_command
-from callbacks.measure import contexts_of, datamodule_of, evaluated_tasks
-from offline_meta_rl.fine_tuning_report import mean_return
-from offline_meta_rl.fine_tuning_settings import FineTuningSettings
-from offline_meta_rl.protocol import Protocol
+from offline_meta_rl.evaluation.measure import contexts_of, datamodule_of, evaluated_tasks
+from offline_meta_rl.evaluation.protocol import Protocol
+from offline_meta_rl.finetuning.result import write_fine_tuning
+from offline_meta_rl.finetuning.settings import FineTuningSettings
+from offline_meta_rl.finetuning.summary import mean_return
 
 if TYPE_CHECKING:
-    from offline_meta_rl.fine_tuning import FineTuning
+    from offline_meta_rl.finetuning.loop import FineTuning
 
 
 class FineTuneOnline(lightning.Callback):
@@ -178,8 +178,8 @@ class FineTuneOnline(lightning.Callback):
         self, method: Any, datamodule: Any, protocol: Protocol, tasks: list[int], *, num_steps: int
     ) -> "FineTuning":
         """Adapt with a number of gradient steps; return the fine-tuning that starts there."""
-        from offline_meta_rl.evaluation import fixed_seed  # imports the simulators
-        from offline_meta_rl.fine_tuning import FineTuning
+        from offline_meta_rl.evaluation.evaluate import fixed_seed  # imports the simulators
+        from offline_meta_rl.finetuning.loop import FineTuning
 
         method.eval()
         settings = self.settings

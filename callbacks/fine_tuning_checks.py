@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from callbacks.measure import check_datamodule
-from offline_meta_rl.batch_checks import check_same_data
-from offline_meta_rl.fine_tuning_settings import check_options
+from offline_meta_rl.evaluation.measure import check_datamodule
+from offline_meta_rl.finetuning.learner import cannot_be_fine_tuned
+from offline_meta_rl.finetuning.settings import check_options
 from offline_meta_rl.methods.base import MetaModule
-from offline_meta_rl.online_learner import cannot_be_fine_tuned
+from offline_meta_rl.methods.checks import check_same_data
 
 
 def check_fine_tuning(trainer: Any, method: Any, learner: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 from torch.optim import Optimizer
 
-from callbacks.step_clock import StepClock
+from offline_meta_rl.common.progress import StepClock
 
 SUMMARIES = {
     "eval/after_return": "max",

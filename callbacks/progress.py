@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
-from callbacks.step_clock import StepClock
+from offline_meta_rl.common.progress import StepClock
 
 METRICS = {
     "eval/before_return": "return before",

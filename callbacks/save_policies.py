@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning
 
-from offline_meta_rl.export import save_policy
+from offline_meta_rl.networks.policy import save_policy
 
 
 class SavePolicies(lightning.Callback):

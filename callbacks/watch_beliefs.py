@@ -9,11 +9,11 @@ from typing import Any
 
 import lightning
 import numpy as np
-from lightning.pytorch.loggers import WandbLogger
 
-from callbacks.measure import datamodule_of
-from offline_meta_rl.exploration_plots import probe_figure, reconstruction_grid, write_png
-from offline_meta_rl.probe import task_probe
+from offline_meta_rl.evaluation.measure import datamodule_of
+from offline_meta_rl.evaluation.probe import task_probe
+from offline_meta_rl.reports.exploration_plots import probe_figure, reconstruction_grid, write_png
+from offline_meta_rl.reports.wandb_pictures import to_wandb
 
 
 class WatchBeliefs(lightning.Callback):
@@ -116,10 +116,3 @@ class WatchBeliefs(lightning.Callback):
 def _shown(metrics: dict[str, float]) -> dict[str, float]:
     """Return the accuracies before the rewards of each episode, which only memory can raise."""
     return {name: value for name, value in metrics.items() if name.endswith("/before_reward")}
-
-
-def to_wandb(trainer: lightning.Trainer, key: str, path: Path) -> None:
-    """Show a picture in Weights & Biases where there is such a logger."""
-    for logger in trainer.loggers:
-        if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-            logger.log_image(key, [str(path)], step=trainer.global_step)

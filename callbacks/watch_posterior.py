@@ -11,9 +11,9 @@ import lightning
 import numpy as np
 import torch
 
-from callbacks.measure import check_datamodule, datamodule_of
-from offline_meta_rl.posterior_picture import Array, between_task_variance, draw_posterior
-from offline_meta_rl.results import write_json
+from offline_meta_rl.common.files import write_json
+from offline_meta_rl.evaluation.measure import check_datamodule, datamodule_of
+from offline_meta_rl.reports.posterior import Array, between_task_variance, draw_posterior
 
 
 class WatchPosterior(lightning.Callback):

@@ -24,12 +24,12 @@ from datamodules.lifetime_checks import (
 from datamodules.lifetime_references import lifetime_references, mean_action_returns
 from datamodules.lifetimes import lifetime_storage, lifetime_writer, transition_columns
 from datamodules.preparation import check_vector_family
-from offline_meta_rl.collect import derived_seed
+from offline_meta_rl.behaviour.collect import derived_seed
+from offline_meta_rl.behaviour.shaping import RewardShaping
+from offline_meta_rl.data.lifetimes import LifetimeStorage, commit_lifetimes
+from offline_meta_rl.data.writer import dataset_lock
 from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.envs.base import Engine
-from offline_meta_rl.lifetime_storage import LifetimeStorage, commit_lifetimes
-from offline_meta_rl.reward_shaping import RewardShaping
-from offline_meta_rl.storage import dataset_lock
 
 
 class LifetimeBuffers(lightning.LightningDataModule):

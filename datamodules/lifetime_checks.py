@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from offline_meta_rl.common.files import write_json
+from offline_meta_rl.data.lifetimes import LifetimeStorage
 from offline_meta_rl.envs.base import TaskFamily
-from offline_meta_rl.lifetime_storage import LifetimeStorage
-from offline_meta_rl.results import write_json
 
 PROGRESS_FILE = "progress.json"
 

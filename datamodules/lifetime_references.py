@@ -6,9 +6,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from offline_meta_rl.behaviour.references import (
+    EPISODES,
+    mean_returns,
+    random_returns,
+    still_returns,
+)
 from offline_meta_rl.envs.base import Array
-from offline_meta_rl.references import EPISODES, mean_returns, random_returns, still_returns
-from offline_meta_rl.rollout import Act
+from offline_meta_rl.evaluation.rollout import Act
 
 
 def mean_action_returns(data: Any, module: Any) -> list[float]:

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offline_meta_rl.collect import package_versions
+from offline_meta_rl.behaviour.collect import package_versions
+from offline_meta_rl.behaviour.shaping import TERMS, RewardShaping
+from offline_meta_rl.data.lifetimes import LifetimeStorage
+from offline_meta_rl.data.writer import DatasetWriter
 from offline_meta_rl.envs.base import Array, StepResult, TaskFamily
-from offline_meta_rl.lifetime_storage import LifetimeStorage
-from offline_meta_rl.reward_shaping import TERMS, RewardShaping
-from offline_meta_rl.storage import DatasetWriter
 
 Splits = Mapping[str, tuple[Sequence[int], Sequence[int]]]
 

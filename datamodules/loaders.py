@@ -1,12 +1,12 @@
 """What Lightning iterates over: batches of train tasks, and the one item of held-out tasks."""
 
-from collections.abc import Generator, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from tensordict import TensorDict
-
-from datamodules.ahead import made_ahead
 
 
 class HeldOutLoader:
@@ -71,3 +71,35 @@ class TaskLoader:
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue with the next batch."""
         self._buffers.load_state_dict(state_dict)
+
+
+T = TypeVar("T")
+
+
+def made_ahead(
+    make: Callable[[int], T], numbers: Iterable[int], depth: int
+) -> Generator[T, None, None]:
+    """Yield ``make(number)`` for each number, in order, ``depth`` of them made before their turn.
+
+    One thread makes them one after another. It ends with this generator, whether that is used up,
+    closed, or left by an error; an error in the thread is raised where its result was due.
+
+    Args:
+        make: makes one item.
+        numbers: of the items.
+        depth: items made ahead; 0 makes each when it is due, without a thread.
+    """
+    if depth == 0:
+        yield from map(make, numbers)
+        return
+    pending: deque[Future[T]] = deque()
+    executor = ThreadPoolExecutor(1, thread_name_prefix="made_ahead")
+    try:
+        for number in numbers:
+            pending.append(executor.submit(make, number))
+            if len(pending) > depth:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        executor.shutdown(cancel_futures=True)

@@ -23,11 +23,11 @@ from datamodules.preparation import (
     dataset_path,
     prepare_dataset,
 )
-from offline_meta_rl.belief_transitions import BeliefTransitions
-from offline_meta_rl.data import TaskDataset
-from offline_meta_rl.episode_table import EpisodeTable
-from offline_meta_rl.stitch import Rows, Segments, draw_segments
-from offline_meta_rl.stitch_checks import check_stitching
+from datamodules.sampling.episodes import EpisodeTable
+from datamodules.sampling.stitch import Rows, Segments, draw_segments
+from datamodules.sampling.stitch_checks import check_stitching
+from datamodules.sampling.transitions import BeliefTransitions
+from offline_meta_rl.data.dataset import TaskDataset
 
 # Streams of random numbers that never meet.
 SPLIT, UPDATES, CACHE, PROBE, POLICY = range(5)

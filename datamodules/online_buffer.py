@@ -16,8 +16,8 @@ from tensordict import TensorDict
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
 from datamodules.preparation import check_vector_family
+from offline_meta_rl.behaviour.shaping import RewardShaping
 from offline_meta_rl.envs import FAMILIES
-from offline_meta_rl.reward_shaping import RewardShaping
 
 
 class OnlineBuffer(lightning.LightningDataModule):

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from offline_meta_rl.chunks import make_chunks
-from offline_meta_rl.data import TaskDataset
-from offline_meta_rl.data_tools.remote import local_dataset
-from offline_meta_rl.sampling import make_buffer
-from offline_meta_rl.task_sampler import TaskSampler
+from datamodules.sampling.chunks import make_chunks
+from datamodules.sampling.rows import make_buffer
+from datamodules.sampling.tasks import TaskSampler
+from offline_meta_rl.data.dataset import TaskDataset
+from offline_meta_rl.data.remote import local_dataset
 
 RESIDENT_BYTES = 4 * 2**30
 _LOGGER = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ def dataset_path(settings: Mapping[str, Any]) -> Path:
     """
     if settings["path"] is not None:
         return local_dataset(settings["path"])
-    from offline_meta_rl.collect import default_dataset_path
+    from offline_meta_rl.behaviour.collect import default_dataset_path
 
     return default_dataset_path(_family(settings["env"]), **_collection(settings))
 
@@ -45,7 +45,7 @@ def prepare_dataset(path: Path, settings: Mapping[str, Any]) -> None:
             f"No dataset at {path}, and collecting is off. Pass --data.path of a dataset, or "
             "--data.collect true."
         )
-    from offline_meta_rl.collect import collect
+    from offline_meta_rl.behaviour.collect import collect
 
     collect(_family(settings["env"]), path, **_collection(settings))
 

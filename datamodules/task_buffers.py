@@ -26,11 +26,11 @@ from datamodules.preparation import (
     plain_slice,
     prepare_dataset,
 )
-from offline_meta_rl.chunk_pool import ChunkPool
-from offline_meta_rl.data import TaskDataset
-from offline_meta_rl.fields import FieldTable
-from offline_meta_rl.sampling import BufferSlice, Rows, SliceSpec, make_buffer
-from offline_meta_rl.task_sampler import BatchRows
+from datamodules.sampling.fields import FieldTable
+from datamodules.sampling.pool import ChunkPool
+from datamodules.sampling.rows import BufferSlice, Rows, SliceSpec, make_buffer
+from datamodules.sampling.tasks import BatchRows
+from offline_meta_rl.data.dataset import TaskDataset
 
 
 class TaskBuffers(lightning.LightningDataModule):

@@ -31,8 +31,8 @@ from callbacks.monitor import Monitor
 from callbacks.progress import Progress
 from callbacks.save_policies import SavePolicies
 from callbacks.store_config import StoreConfig, stored_config
-from offline_meta_rl.messages import DEBUG_VARIABLE, raised_in_project
-from offline_meta_rl.wandb_login import logged_in
+from offline_meta_rl.common.commands import DEBUG_VARIABLE, raised_in_project
+from offline_meta_rl.common.wandb_login import logged_in
 
 PACKAGES = ("offline_meta_rl.methods", "datamodules", "callbacks")
 SHARED_CALLBACKS: dict[str, type[Callback]] = {

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from offline_meta_rl.gl import use_working_gl
+from offline_meta_rl.envs.rendering import use_working_gl
 
 torch.set_num_threads(1)
 use_working_gl(display=False)  # where nothing works, tests that render are skipped

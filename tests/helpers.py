@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tensordict import TensorDict
 
-from offline_meta_rl.storage import DatasetWriter
+from offline_meta_rl.data.writer import DatasetWriter
 
 STAGES = ["poor", "fair", "good", "expert"]
 

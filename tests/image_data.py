@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offline_meta_rl.manifest import box
-from offline_meta_rl.storage import DatasetWriter
+from offline_meta_rl.data.manifest import box
+from offline_meta_rl.data.writer import DatasetWriter
 
 SHAPE = (3, 5, 4)
 HORIZON = 6

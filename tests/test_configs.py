@@ -11,11 +11,11 @@ import yaml
 
 from datamodules import LifetimeBuffers
 from offline_meta_rl import cli
+from offline_meta_rl.data.writer import DatasetWriter
 from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.envs.base import TaskFamily
+from offline_meta_rl.envs.rendering import use_working_gl
 from offline_meta_rl.envs.scripted import ScriptedFamily
-from offline_meta_rl.gl import use_working_gl
-from offline_meta_rl.storage import DatasetWriter
 from tests.helpers import make_episodes
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

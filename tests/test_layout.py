@@ -1,8 +1,9 @@
-"""The shape of the repository: import directions, packages, file sizes, the README's command."""
+"""The shape of the repository: import directions, rooms, file sizes, the README's command."""
 
 import ast
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,54 +16,50 @@ import offline_meta_rl
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("offline_meta_rl", "datamodules", "callbacks")
 
-# Each layer imports only itself and those above it. Modules that are not named belong to the first.
-LAYERS: list[set[str]] = [
-    {"data", "storage", "functional", "networks", "envs"},
-    {"cloning_losses", "export", "inner", "macaw_losses", "meta_gradient"},
-    {
-        "behaviour",
-        "collect",
-        "collect_script",
-        "data_tools",
-        "describe_data",
-        "draw_sawyer",
-        "experiments",
-        "evaluation",
-        "exploration_diagnosis",
-        "exploration_film",
-        "exploration_report",
-        "exploration_summary",
-        "explore",
-        "film_strip",
-        "fine_tuning",
-        "pack_behaviour",
-        "references",
-        "rollout",
-        "scripted",
-        "untrained",
-        "video",
-    },
-    {"methods"},
-    {"datamodules", "callbacks"},
-    {"cli", "entry", "__main__"},
-]
+# A row imports only from rows above it and from itself; the datamodules and the callbacks do not
+# know each other. There is no default: a package that is not in the table fails.
+ORDER = (
+    "common",
+    "data",
+    "networks",
+    "losses",
+    "envs",
+    "evaluation",
+    "behaviour",
+    "data_tools",
+    "reports",
+    "finetuning",
+    "methods",
+    "datamodules",
+    "callbacks",
+    "experiments",
+    "cli",
+    "main",
+    "__main__",
+)
+STRANGERS = {"datamodules", "callbacks"}
+PLAIN = ORDER[: ORDER.index("losses") + 1]
+"""Packages that import neither Lightning nor a simulator."""
+
 SIMULATORS = {"gymnasium", "mujoco", "metaworld"}
 WITHOUT_SIMULATOR = (
-    "functional",
-    "networks",
-    "inner",
-    "data",
-    "storage",
-    "export",
-    "awr_learner",
-    "online_replay",
-    "pearl_learner",
+    "finetuning.awr",
+    "finetuning.pearl",
+    "finetuning.replay",
+    "methods.base",
+    "methods.loading",
     "methods.macaw",
-    "methods.pearl",
     "methods.meta_bc",
     "methods.multitask_awr",
-    "methods.base",
+    "methods.pearl",
 )
+MOST_MODULES = 12
+ROOMIER: dict[str, int] = {
+    "callbacks": 15,
+    "offline_meta_rl/experiments": 14,
+    "offline_meta_rl/methods": 13,
+}
+"""Folders with more modules than that; ``docs/decisions.md`` says why."""
 
 
 def sources() -> list[Path]:
@@ -74,16 +71,16 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def part(module: str) -> str | None:
-    """Return the name that LAYERS uses for a module, None for the root package."""
+def room(module: str) -> str | None:
+    """Return the row of ORDER that a module stands in, None for the root package."""
     names = module.split(".")
     if names[0] != "offline_meta_rl":
         return names[0]
     return names[1] if len(names) > 1 else None
 
 
-def imports(path: Path, *, anywhere: bool) -> Iterator[str]:
-    """Yield imported modules: at the top of the file or anywhere, without TYPE_CHECKING blocks."""
+def imports(path: Path, *, lazy: bool = True) -> Iterator[str]:
+    """Yield what a file imports; with ``lazy`` also inside functions and for types alone."""
     todo: list[ast.AST] = [ast.parse(path.read_text())]
     while todo:
         node = todo.pop()
@@ -91,47 +88,52 @@ def imports(path: Path, *, anywhere: bool) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            todo.extend(node.orelse)
-        elif anywhere or not isinstance(node, ast.FunctionDef):
-            todo.extend(ast.iter_child_nodes(node))
+        if lazy or not isinstance(node, ast.FunctionDef):
+            for_types = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+            inside = node.orelse if for_types and not lazy else ast.iter_child_nodes(node)
+            todo.extend(inside)
 
 
-def own_modules(path: Path, *, anywhere: bool) -> set[str]:
+def own_modules(path: Path, *, lazy: bool = True) -> set[str]:
     """Return this project's modules that a file imports."""
     known = {module_name(source) for source in sources()}
     found = set()
-    for name in imports(path, anywhere=anywhere):
-        if name in known:
-            found.add(name)
-        elif name.rpartition(".")[0] in known:
-            found.add(name.rpartition(".")[0])
+    for name in imports(path, lazy=lazy):
+        for candidate in (name, name.rpartition(".")[0]):
+            if candidate in known:
+                found.add(candidate)
+                break
     return found
-
-
-def layer(name: str) -> int:
-    return next((level for level, names in enumerate(LAYERS) if name in names), 0)
 
 
 @pytest.mark.parametrize("path", sources(), ids=module_name)
 def test_imports_go_one_way(path: Path) -> None:
-    own = part(module_name(path))
+    own = room(module_name(path))
     if own is None:
         return
-    for imported in own_modules(path, anywhere=True):
-        other = part(imported)
-        if other is None:
+    assert own in ORDER, f"{path} is in no package of the table"
+    for imported in own_modules(path):
+        other = room(imported)
+        if other is None or other == own:
             continue
-        assert layer(other) <= layer(own), f"{path} imports {imported}, which is in a later layer"
-        if own in LAYERS[4]:
-            assert other == own or other not in LAYERS[4], f"{path} imports {imported}"
+        assert other in ORDER, f"{imported} is in no package of the table"
+        assert ORDER.index(other) < ORDER.index(own), f"{path} imports {imported}, a later package"
+        assert {own, other} != STRANGERS, f"{path} imports {imported}"
+
+
+def test_no_import_runs_in_a_circle() -> None:
+    graph = {module_name(path): own_modules(path) for path in sources()}
+    # Whoever imports nothing that is left cannot be part of a circle.
+    while leaves := {name for name, imported in graph.items() if not imported & graph.keys()}:
+        graph = {name: imported for name, imported in graph.items() if name not in leaves}
+    assert not graph
 
 
 @pytest.mark.parametrize("path", sources(), ids=module_name)
-def test_first_layers_do_without_lightning(path: Path) -> None:
-    own = part(module_name(path))
-    if own is not None and layer(own) < 2:
-        assert "lightning" not in {name.split(".")[0] for name in imports(path, anywhere=True)}
+def test_plain_packages_import_no_lightning_and_no_simulator(path: Path) -> None:
+    if room(module_name(path)) in PLAIN:
+        top = {name.split(".")[0] for name in imports(path)}
+        assert not top & {"lightning", *SIMULATORS}
 
 
 @pytest.mark.parametrize("name", WITHOUT_SIMULATOR)
@@ -143,9 +145,19 @@ def test_adaptation_imports_no_simulator(name: str) -> None:
         if module in seen:
             continue
         seen.add(module)
-        top = {imported.split(".")[0] for imported in imports(paths[module], anywhere=False)}
+        top = {imported.split(".")[0] for imported in imports(paths[module], lazy=False)}
         assert not top & SIMULATORS, f"offline_meta_rl.{name} reaches {module}, which imports {top}"
-        todo += own_modules(paths[module], anywhere=False)
+        todo += own_modules(paths[module], lazy=False)
+
+
+def test_no_folder_is_crowded() -> None:
+    modules = Counter(path.parent for path in sources() if path.name != "__init__.py")
+    crowded = {
+        str(folder.relative_to(ROOT)): count
+        for folder, count in modules.items()
+        if count > MOST_MODULES
+    }
+    assert crowded == ROOMIER
 
 
 def test_packages_are_this_checkout() -> None:

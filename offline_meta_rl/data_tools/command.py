@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from offline_meta_rl.subcommands import add_command, run_command
+from offline_meta_rl.common.commands import add_command, run_command
 
 FORMATS = ("native", "minari", "macaw", "folder")
 DATASET = "a dataset: its folder, or a URL that fsspec knows (s3://, https://, ...)"
@@ -126,14 +126,14 @@ def _names(text: str) -> list[str]:
 
 def _open(name: str) -> Any:
     """Open a dataset; its content is checked as it is read."""
-    from offline_meta_rl.data import TaskDataset
-    from offline_meta_rl.data_tools.remote import local_dataset
+    from offline_meta_rl.data.dataset import TaskDataset
+    from offline_meta_rl.data.remote import local_dataset
 
     return TaskDataset.open(local_dataset(name))
 
 
 def _source(name: str, options: argparse.Namespace) -> Any:
-    from offline_meta_rl.data_tools.formats import open_source
+    from offline_meta_rl.data_tools.detect import open_source
 
     given = {
         "family": options.family,
@@ -171,8 +171,8 @@ def _validate(options: argparse.Namespace) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from offline_meta_rl.data_tools.formats import format_of
-    from offline_meta_rl.data_tools.remote import local_dataset
+    from offline_meta_rl.data.remote import local_dataset
+    from offline_meta_rl.data_tools.detect import format_of
     from offline_meta_rl.data_tools.validate import validate, validate_source
 
     folder = local_dataset(options.dataset)
@@ -209,7 +209,7 @@ def _convert(options: argparse.Namespace) -> None:
 
     source = _source(options.source, options)
     if options.to == "minari":
-        from offline_meta_rl.data_tools.minari_write import write_minari
+        from offline_meta_rl.data_tools.formats.minari_write import write_minari
 
         print(write_minari(source, options.target))
     else:

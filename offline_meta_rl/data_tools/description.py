@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from offline_meta_rl.checks import plain_returns
+from offline_meta_rl.data.checks import plain_returns
 from offline_meta_rl.data_tools.source import Description
 
 KEYS = {

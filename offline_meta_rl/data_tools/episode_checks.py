@@ -6,12 +6,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from offline_meta_rl.blocks import TaskBlock
-from offline_meta_rl.checks import broken_rows, check_task
-from offline_meta_rl.data import TaskDataset
-from offline_meta_rl.data_tools.returns import backward_returns, disagreement
+from offline_meta_rl.data.blocks import TaskBlock
+from offline_meta_rl.data.checks import broken_rows, check_task
+from offline_meta_rl.data.dataset import TaskDataset
+from offline_meta_rl.data.manifest import TRANSITION_KEYS, Manifest
+from offline_meta_rl.data.returns import backward_returns, disagreement
 from offline_meta_rl.data_tools.source import Description
-from offline_meta_rl.manifest import TRANSITION_KEYS, Manifest
 
 DISCOUNT = 0.99
 ROWS = 2**17  # checked at a time

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from offline_meta_rl.data import TaskDataset
+from offline_meta_rl.data.dataset import TaskDataset
 from offline_meta_rl.data_tools.statistics import episode_statistics, summary
 
 

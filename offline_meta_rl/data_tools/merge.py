@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offline_meta_rl.data import TaskDataset
-from offline_meta_rl.data_tools.native import EpisodeSource
+from offline_meta_rl.data.dataset import TaskDataset
+from offline_meta_rl.data_tools.formats.native import EpisodeSource
 from offline_meta_rl.data_tools.source import Description
 
 Parts = list[list[tuple[TaskDataset, NDArray[np.int64], NDArray[np.int64]]]]

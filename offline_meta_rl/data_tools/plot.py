@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offline_meta_rl.data import TaskDataset
+from offline_meta_rl.data.dataset import TaskDataset
 from offline_meta_rl.data_tools.statistics import Episodes, episode_statistics
 
 SAMPLE = 4000  # observations of each task

@@ -11,10 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from offline_meta_rl.blocks import TaskBlock
-from offline_meta_rl.data_tools.progress import progress_bar
-from offline_meta_rl.manifest import Manifest
-from offline_meta_rl.storage import DatasetWriter, dataset_lock
+from offline_meta_rl.common.progress import progress_bar
+from offline_meta_rl.data.blocks import TaskBlock
+from offline_meta_rl.data.manifest import Manifest
+from offline_meta_rl.data.writer import DatasetWriter, dataset_lock
 
 BLOCK_BYTES = 16 * 2**20  # of transitions, read or written at a time
 

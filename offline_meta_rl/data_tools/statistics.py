@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from offline_meta_rl.data import TaskDataset
+from offline_meta_rl.data.dataset import TaskDataset
 
 
 class Episodes(NamedTuple):

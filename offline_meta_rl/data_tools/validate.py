@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from offline_meta_rl.arrays import checksum
-from offline_meta_rl.data import TaskDataset
+from offline_meta_rl.common.progress import progress_bar
+from offline_meta_rl.data.arrays import checksum
+from offline_meta_rl.data.dataset import TaskDataset
+from offline_meta_rl.data.manifest import EPISODE_KEYS, MANIFEST_FILE, ArrayEntry, Manifest
 from offline_meta_rl.data_tools.episode_checks import (
     DISCOUNT,
     Finding,
@@ -17,9 +19,7 @@ from offline_meta_rl.data_tools.episode_checks import (
     episode_findings,
     task_findings,
 )
-from offline_meta_rl.data_tools.progress import progress_bar
 from offline_meta_rl.data_tools.source import TaskSource
-from offline_meta_rl.manifest import EPISODE_KEYS, MANIFEST_FILE, ArrayEntry, Manifest
 
 __all__ = ["Finding", "validate", "validate_source"]
 

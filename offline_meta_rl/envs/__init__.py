@@ -7,15 +7,15 @@ from typing import Any
 import gymnasium
 
 from offline_meta_rl.envs.base import TaskFamily
-from offline_meta_rl.envs.gymnasium_family import GymnasiumFamily
-from offline_meta_rl.envs.locomotion import AntDir, CheetahDir, CheetahVel, WalkerParams
-from offline_meta_rl.envs.point_robot import PointRobot, SparsePointRobot
-from offline_meta_rl.envs.sawyer import TwoDrawerSawyer
-from offline_meta_rl.envs.two_drawers import (
+from offline_meta_rl.envs.drawers.family import (
     THREE_DRAWER_LITE,
     TWO_DRAWER_LITE,
     TWO_DRAWER_LITE_MIRRORED,
 )
+from offline_meta_rl.envs.gymnasium_family import GymnasiumFamily
+from offline_meta_rl.envs.locomotion.families import AntDir, CheetahDir, CheetahVel, WalkerParams
+from offline_meta_rl.envs.point_robot import PointRobot, SparsePointRobot
+from offline_meta_rl.envs.sawyer.family import TwoDrawerSawyer
 
 _LOCOMOTION: tuple[TaskFamily, ...] = (CheetahDir(), CheetahVel(), AntDir(), WalkerParams())
 _POINT: tuple[TaskFamily, ...] = (PointRobot(), SparsePointRobot())
@@ -25,10 +25,10 @@ _DRAWERS: tuple[TaskFamily, ...] = (
     THREE_DRAWER_LITE,
 )
 _ENVIRONMENTS = {
-    **dict.fromkeys(_LOCOMOTION, "locomotion_env:LocomotionEnv"),
+    **dict.fromkeys(_LOCOMOTION, "locomotion.env:LocomotionEnv"),
     **dict.fromkeys(_POINT, "point_robot:PointRobotEnv"),
-    **dict.fromkeys(_DRAWERS, "two_drawers_env:DrawersLiteEnv"),
-    TwoDrawerSawyer(): "sawyer_env:TwoDrawerSawyerEnv",
+    **dict.fromkeys(_DRAWERS, "drawers.env:DrawersLiteEnv"),
+    TwoDrawerSawyer(): "sawyer.env:TwoDrawerSawyerEnv",
 }
 
 FAMILIES: dict[str, TaskFamily] = {family.name: family for family in _ENVIRONMENTS}

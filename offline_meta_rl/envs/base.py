@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from offline_meta_rl.manifest import box
+from offline_meta_rl.data.manifest import box
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from offline_meta_rl.subcommands import add_command, run_command
+from offline_meta_rl.common.commands import add_command, run_command
 
 ROOT = Path("runs/experiments")
 
@@ -130,7 +130,7 @@ def _plan(options: argparse.Namespace) -> None:
 
 def _announce(experiment: Any, runs: list[Any], todo: list[Any], workers: int | None) -> None:
     """Print how many runs there are and how long they will take."""
-    from offline_meta_rl.experiments.estimate import estimate_hours
+    from offline_meta_rl.experiments.plan import estimate_hours
     from offline_meta_rl.experiments.states import measured_speeds
     from offline_meta_rl.experiments.workers import find_workers
 
@@ -193,7 +193,7 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> None:
-    from offline_meta_rl.experiments.sweep import sweep_file
+    from offline_meta_rl.experiments.trackers import sweep_file
 
     experiment, runs = _selected(options)
     selection = {"scale": [options.scale], "root": [str(options.root)], "set": options.set}
@@ -209,7 +209,7 @@ def _sweep(options: argparse.Namespace) -> None:
 
 def _workspace(options: argparse.Namespace) -> None:
     from offline_meta_rl.experiments.reading import load_experiment
-    from offline_meta_rl.experiments.workspace import upload
+    from offline_meta_rl.experiments.trackers import upload
 
     experiment = load_experiment(options.experiment)
     for address in upload(experiment, options.scale, options.entity, options.project):

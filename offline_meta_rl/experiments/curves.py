@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from offline_meta_rl.protocol import normalised_return
+from offline_meta_rl.evaluation.protocol import normalised_return
 
 Array = NDArray[np.float64]
 FINE_TUNING_POINTS = 21

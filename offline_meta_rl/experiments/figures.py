@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from offline_meta_rl import statistics
+from offline_meta_rl.common import statistics
+from offline_meta_rl.common.statistics import Estimate
 from offline_meta_rl.experiments.gather import ArmResults
-from offline_meta_rl.plots import save_figure
-from offline_meta_rl.statistics import Estimate
+from offline_meta_rl.reports.curves import save_figure
 
 COLOURS = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#555555", "#8c564b",

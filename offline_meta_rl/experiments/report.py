@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from offline_meta_rl import statistics
+from offline_meta_rl.common import statistics
+from offline_meta_rl.common.files import write_json
+from offline_meta_rl.common.statistics import Estimate
 from offline_meta_rl.experiments import figures
 from offline_meta_rl.experiments.gather import CHOICES, ArmResults, Gathered
 from offline_meta_rl.experiments.page import (
@@ -22,8 +24,6 @@ from offline_meta_rl.experiments.page import (
     definition_table,
     write_page,
 )
-from offline_meta_rl.results import write_json
-from offline_meta_rl.statistics import Estimate
 
 MARKS = (
     "Numbers are interquartile means over tasks and seeds; in brackets 95 % intervals of a "

@@ -12,8 +12,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import IO, Any
 
+from offline_meta_rl.common.files import write_json
 from offline_meta_rl.experiments.plan import INTERRUPTED_CODES, Run
-from offline_meta_rl.results import write_json
 
 TAIL_LINES = 12
 

@@ -17,17 +17,17 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from offline_meta_rl.batch_checks import (
+from offline_meta_rl.common.compiling import CompiledOrEager
+from offline_meta_rl.data.context import check_context
+from offline_meta_rl.finetuning.learner import OnlineLearner, cannot_be_fine_tuned
+from offline_meta_rl.methods.checks import (
     check_fields,
     check_same_data,
     check_shared_settings,
     check_sizes,
     dataset_identity,
 )
-from offline_meta_rl.compiling import CompiledOrEager
-from offline_meta_rl.context import check_context
-from offline_meta_rl.networks import BatchedPolicy
-from offline_meta_rl.online_learner import OnlineLearner, cannot_be_fine_tuned
+from offline_meta_rl.networks.policy import BatchedPolicy
 
 CONTEXT_FIELDS = ("observation", "action", "return_to_go")
 

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from offline_meta_rl.batch_checks import check_one_hot_tasks
-from offline_meta_rl.cql_agent import CQLAgent, total_loss
-from offline_meta_rl.cql_losses import CQLNoise, CQLSettings, draw_noise
+from offline_meta_rl.losses.cql import CQLNoise, CQLSettings, draw_noise
 from offline_meta_rl.methods.base import MetaModule
-from offline_meta_rl.networks import BatchedPolicy
-from offline_meta_rl.stacked_networks import of_tasks
+from offline_meta_rl.methods.checks import check_one_hot_tasks
+from offline_meta_rl.methods.cql_agent import CQLAgent, total_loss
+from offline_meta_rl.networks.policy import BatchedPolicy
+from offline_meta_rl.networks.stacked import of_tasks
 
 FIELDS = ("observation", "action", "reward", "next_observation", "terminated")
 

@@ -17,14 +17,14 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from offline_meta_rl import networks
-from offline_meta_rl.awr_learner import AwrLearner
-from offline_meta_rl.batch_checks import check_discount
-from offline_meta_rl.layer_kinds import TENSORS, LayerKind, log_parameter, make_stack
-from offline_meta_rl.macaw_losses import Batch, MetaParameters, Settings, inner_loop, meta_loss
-from offline_meta_rl.meta_gradient import meta_gradient
+from offline_meta_rl.finetuning.awr import AwrLearner
+from offline_meta_rl.losses.macaw import Batch, MetaParameters, Settings, inner_loop, meta_loss
 from offline_meta_rl.methods.base import MetaModule
-from offline_meta_rl.networks import BatchedPolicy
+from offline_meta_rl.methods.checks import check_discount
+from offline_meta_rl.networks import generated as networks
+from offline_meta_rl.networks.layers import TENSORS, LayerKind, log_parameter, make_stack
+from offline_meta_rl.networks.meta_gradient import meta_gradient
+from offline_meta_rl.networks.policy import BatchedPolicy
 
 TERMINAL = ("terminal_observation", "terminal_discount")
 

@@ -12,12 +12,13 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from offline_meta_rl import cloning_losses, networks
-from offline_meta_rl.cloning_losses import Batch, CloningParameters
-from offline_meta_rl.layer_kinds import LayerKind, LayerStack
-from offline_meta_rl.meta_gradient import meta_gradient
+from offline_meta_rl.losses import cloning as cloning_losses
+from offline_meta_rl.losses.cloning import Batch, CloningParameters
 from offline_meta_rl.methods.base import MetaModule
-from offline_meta_rl.networks import BatchedPolicy
+from offline_meta_rl.networks import generated as networks
+from offline_meta_rl.networks.layers import LayerKind, LayerStack
+from offline_meta_rl.networks.meta_gradient import meta_gradient
+from offline_meta_rl.networks.policy import BatchedPolicy
 
 
 class MetaBehaviourCloning(MetaModule):

@@ -11,12 +11,12 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from offline_meta_rl import awr_losses
-from offline_meta_rl.awr_losses import ActorCritic, ActorCriticSettings, Batch
-from offline_meta_rl.batch_checks import check_one_hot_tasks
+from offline_meta_rl.losses import awr as awr_losses
+from offline_meta_rl.losses.awr import ActorCritic, ActorCriticSettings, Batch
 from offline_meta_rl.methods.base import CONTEXT_FIELDS, MetaModule
-from offline_meta_rl.networks import BatchedPolicy
-from offline_meta_rl.stacked_networks import StackedMLP, of_tasks
+from offline_meta_rl.methods.checks import check_one_hot_tasks
+from offline_meta_rl.networks.policy import BatchedPolicy
+from offline_meta_rl.networks.stacked import StackedMLP, of_tasks
 
 
 class MultitaskAWR(MetaModule):

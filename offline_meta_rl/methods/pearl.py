@@ -19,18 +19,18 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from offline_meta_rl.context_encoder import Gaussians, context_rows, posterior
-from offline_meta_rl.methods.base import MetaModule
-from offline_meta_rl.networks import BatchedPolicy
-from offline_meta_rl.pearl_learner import FIELDS, PearlLearner
-from offline_meta_rl.pearl_losses import (
+from offline_meta_rl.finetuning.pearl import FIELDS, PearlLearner
+from offline_meta_rl.losses.pearl import (
     PearlNoise,
     PearlParameters,
     PearlSettings,
     pearl_losses,
     total_loss,
 )
-from offline_meta_rl.stacked_networks import StackedMLP
+from offline_meta_rl.methods.base import MetaModule
+from offline_meta_rl.networks.context_encoder import Gaussians, context_rows, posterior
+from offline_meta_rl.networks.policy import BatchedPolicy
+from offline_meta_rl.networks.stacked import StackedMLP
 
 
 class Pearl(MetaModule):

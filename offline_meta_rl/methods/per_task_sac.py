@@ -12,9 +12,9 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from offline_meta_rl.losses.sac import Agents, gaussian, sac_losses
 from offline_meta_rl.methods.base import MetaModule
-from offline_meta_rl.sac_losses import Agents, gaussian, sac_losses
-from offline_meta_rl.stacked_networks import StackedMLP
+from offline_meta_rl.networks.stacked import StackedMLP
 
 
 class PerTaskSAC(MetaModule):

@@ -19,12 +19,12 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from offline_meta_rl.belief_explorer import ROWS, BeliefExplorer
-from offline_meta_rl.beliefs import VariationalFilter
-from offline_meta_rl.cql_agent import CQLAgent, total_loss
-from offline_meta_rl.cql_losses import CQLNoise, CQLSettings, draw_noise
-from offline_meta_rl.filter_checkpoint import load_filter
+from offline_meta_rl.losses.cql import CQLNoise, CQLSettings, draw_noise
 from offline_meta_rl.methods.base import MetaModule
+from offline_meta_rl.methods.belief_explorer import ROWS, BeliefExplorer
+from offline_meta_rl.methods.cql_agent import CQLAgent, total_loss
+from offline_meta_rl.networks.filter.checkpoint import load_filter
+from offline_meta_rl.networks.filter.model import VariationalFilter
 
 CACHE, HELD_OUT = 0, 1  # streams of noise
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torchrl.modules import MLP, ProbabilisticActor, TanhNormal, ValueOperator
 from torchrl.objectives import SACLoss, SoftUpdate
 
-from offline_meta_rl.behaviour_actor import BehaviourActor
 from offline_meta_rl.methods.base import MetaModule
+from offline_meta_rl.networks.actors import BehaviourActor
 
 
 class Critic(nn.Module):

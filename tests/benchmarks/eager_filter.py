@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from offline_meta_rl.beliefs import VariationalFilter
-from offline_meta_rl.latents_recurrent import RecurrentLatent
-from offline_meta_rl.latents_two_level import TwoLevelLatent
+from offline_meta_rl.networks.filter.model import VariationalFilter
+from offline_meta_rl.networks.filter.recurrent import RecurrentLatent
+from offline_meta_rl.networks.filter.two_level import TwoLevelLatent
 
 
 def law(parameters: Tensor) -> tuple[Tensor, Tensor]:

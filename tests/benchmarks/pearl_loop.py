@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from offline_meta_rl.losses.pearl import PearlNoise
 from offline_meta_rl.methods.pearl import Pearl
-from offline_meta_rl.pearl_losses import PearlNoise
-from tests.reference_cql import unstack
+from tests.references.cql import unstack
 
 
 def joined(z: Tensor, *rows: Tensor) -> Tensor:

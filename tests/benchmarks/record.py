@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from offline_meta_rl.results import code_commit
+from offline_meta_rl.common.provenance import code_commit
 
 
 def record(name: str, **figures: Any) -> None:

@@ -4,8 +4,8 @@ import os
 import time
 from pathlib import Path
 
-from offline_meta_rl.collect import collect
-from offline_meta_rl.data import TaskDataset
+from offline_meta_rl.behaviour.collect import collect
+from offline_meta_rl.data.dataset import TaskDataset
 from offline_meta_rl.envs import FAMILIES
 from tests.benchmarks.record import record
 

@@ -18,10 +18,10 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from offline_meta_rl.beliefs import VariationalFilter
-from offline_meta_rl.data import TaskDataset
-from offline_meta_rl.episode_table import EpisodeTable
-from offline_meta_rl.stitch import draw_segments
+from datamodules.sampling.episodes import EpisodeTable
+from datamodules.sampling.stitch import draw_segments
+from offline_meta_rl.data.dataset import TaskDataset
+from offline_meta_rl.networks.filter.model import VariationalFilter
 from tests.benchmarks.eager_filter import eager_loss
 from tests.benchmarks.record import record
 from tests.benchmarks.torchrl_filter import quietly, without_searching_for_pandas

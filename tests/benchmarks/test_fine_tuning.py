@@ -3,7 +3,7 @@
 Both sides do the authors' schedule once the warm-up is over: three episodes with mean actions, one
 with noise, 100 value and 200 policy updates on 256 transitions; same sizes, data type, threads and
 fused Adam, nothing compiled. The sequential side is written as for a single task: its gymnasium
-environment, ``tests.reference_awr`` and its own replay, with advantages computed for each batch.
+environment, ``tests.references.awr`` and its own replay, with advantages computed for each batch.
 ``same_code_ratio`` compares with our own code for one task at a time instead; for PEARL (200
 updates after an episode) there is that one alone. Rounds are interleaved, so that another busy
 process slows all sides alike.
@@ -22,15 +22,15 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from offline_meta_rl.awr_learner import AwrLearner
 from offline_meta_rl.envs import FAMILIES
-from offline_meta_rl.fine_tuning import FineTuning
-from offline_meta_rl.fine_tuning_settings import FineTuningSettings
+from offline_meta_rl.finetuning.awr import AwrLearner
+from offline_meta_rl.finetuning.learner import OnlineLearner
+from offline_meta_rl.finetuning.loop import FineTuning
+from offline_meta_rl.finetuning.settings import FineTuningSettings
 from offline_meta_rl.methods.macaw import Macaw
 from offline_meta_rl.methods.pearl import Pearl
-from offline_meta_rl.online_learner import OnlineLearner
 from tests.benchmarks.record import record
-from tests.reference_awr import ReferenceAwr, ordinary
+from tests.references.awr import ReferenceAwr, ordinary
 
 DISCOUNT = 0.99
 

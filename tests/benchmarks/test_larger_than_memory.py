@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from offline_meta_rl.storage import TaskBlock
+from offline_meta_rl.data.writer import TaskBlock
 from tests.benchmarks.memory_limit import memory_cgroup
 from tests.benchmarks.record import record
 from tests.helpers import writer_for

@@ -13,8 +13,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 from offline_meta_rl.methods.macaw import Macaw
-from tests import reference_macaw as reference
 from tests.benchmarks.record import record
+from tests.references import macaw as reference
 
 TASKS, ROWS = 5, 256
 

@@ -17,12 +17,12 @@ import torch
 from tensordict import TensorDict
 from torch.utils import _pytree as pytree
 
-from offline_meta_rl.context_encoder import context_rows
+from offline_meta_rl.losses.pearl import PearlNoise, pearl_losses, total_loss
 from offline_meta_rl.methods.pearl import FIELDS, Pearl
-from offline_meta_rl.pearl_losses import PearlNoise, pearl_losses, total_loss
+from offline_meta_rl.networks.context_encoder import context_rows
 from tests.benchmarks.pearl_loop import PearlLoop
 from tests.benchmarks.record import record
-from tests.reference_sac import random_batch
+from tests.references.sac import random_batch
 
 SIZES = {
     "paper": {"observation_size": 20, "action_size": 6},

@@ -1,7 +1,7 @@
 """Agents of all tasks stacked, against one agent after another.
 
 Both sides do the same updates: same maths, sizes, data, dtype, threads, fused Adam. The sequential
-side is ``tests.reference_sac``: ordinary linear layers, one backward pass, multi-tensor targets.
+side is ``tests.references.sac``: ordinary linear layers, one backward pass, multi-tensor targets.
 Rounds are interleaved, so that another busy process slows both alike.
 """
 
@@ -17,7 +17,7 @@ from tensordict import TensorDict
 
 from offline_meta_rl.methods.per_task_sac import PerTaskSAC
 from tests.benchmarks.record import record
-from tests.reference_sac import ReferenceAgent, random_batch
+from tests.references.sac import ReferenceAgent, random_batch
 
 OBSERVATION_SIZE, ACTION_SIZE = 20, 6  # of the half-cheetah
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchrl.data import Unbounded
 from torchrl.modules import RSSMPosterior, RSSMPrior, RSSMRollout
 
-from offline_meta_rl.beliefs import VariationalFilter
+from offline_meta_rl.networks.filter.model import VariationalFilter
 from tests.benchmarks.eager_filter import gaussian_loss, kl
 
 

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from callbacks.behaviour_learning import BehaviourLearning
+from offline_meta_rl.behaviour.learning import lifetime_report, task_report
+from offline_meta_rl.data.lifetimes import LifetimeStorage
 from offline_meta_rl.envs import FAMILIES
-from offline_meta_rl.lifetime_report import lifetime_report, task_report
-from offline_meta_rl.lifetime_storage import LifetimeStorage
 
 FAMILY = FAMILIES["point_robot"]
 EPISODES, HORIZON = 40, 20

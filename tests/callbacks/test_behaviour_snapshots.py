@@ -8,8 +8,8 @@ import torch
 
 from callbacks.behaviour_snapshots import BehaviourSnapshots
 from datamodules.online_buffer import OnlineBuffer
+from offline_meta_rl.behaviour.pack import pack
 from offline_meta_rl.methods.sac import SAC
-from offline_meta_rl.pack_behaviour import pack
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
 

@@ -20,7 +20,7 @@ from callbacks.interrupt import Interrupted
 from datamodules.task_buffers import TaskBuffers
 from offline_meta_rl import cli
 from offline_meta_rl.envs import FAMILIES
-from offline_meta_rl.fine_tuning import FineTuning
+from offline_meta_rl.finetuning.loop import FineTuning
 from offline_meta_rl.methods.macaw import Macaw
 from offline_meta_rl.methods.meta_bc import MetaBehaviourCloning
 from tests.methods import tiny
@@ -124,8 +124,8 @@ def test_result_holds_what_is_promised(uninterrupted: Path, dataset: Path) -> No
 
 def test_offline_adaptation_is_the_methods_own(uninterrupted: Path, dataset: Path) -> None:
     """The first agents act as ``adapt_tasks`` on the same context does."""
-    from offline_meta_rl.collect import derived_seed
-    from offline_meta_rl.rollout import run_episodes
+    from offline_meta_rl.behaviour.collect import derived_seed
+    from offline_meta_rl.evaluation.rollout import run_episodes
 
     data = TaskBuffers(
         env="point_robot", path=str(dataset), inner_batch_size=16, outer_batch_size=16

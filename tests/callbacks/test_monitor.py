@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from torch import nn
 
 from callbacks.monitor import Monitor, gradient_norms, learned_values
-from callbacks.step_clock import StepClock
+from offline_meta_rl.common.progress import StepClock
 from tests.small_module import CountingData, Small
 
 

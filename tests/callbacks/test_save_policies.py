@@ -7,8 +7,8 @@ import torch
 
 from callbacks.save_policies import SavePolicies
 from datamodules.task_buffers import TaskBuffers
-from offline_meta_rl.export import load_policy
 from offline_meta_rl.methods.macaw import Macaw
+from offline_meta_rl.networks.policy import load_policy
 from tests.helpers import make_dataset
 
 

@@ -11,7 +11,7 @@ from callbacks.watch_posterior import WatchPosterior
 from datamodules.task_buffers import TaskBuffers
 from offline_meta_rl import cli
 from offline_meta_rl.methods.pearl import FIELDS, Pearl
-from offline_meta_rl.posterior_picture import (
+from offline_meta_rl.reports.posterior import (
     between_task_variance,
     draw_posterior,
     principal_components,

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from offline_meta_rl.data_tools.command import main
+from tests.data.test_writer import DiskOf
 from tests.data_tools import layouts
 from tests.data_tools.damage import refused
 from tests.helpers import make_dataset
-from tests.test_storage import DiskOf
 
 DESCRIPTIONS = {
     "unknown key: 1": "unknown key 'unknown key': expected some of family",

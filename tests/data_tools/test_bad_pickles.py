@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from offline_meta_rl.data_tools.restricted_pickle import load_plain
+from offline_meta_rl.data_tools.formats.restricted_pickle import load_plain
 from tests.data_tools import layouts
 from tests.data_tools.damage import refused
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from offline_meta_rl.data import TaskDataset
+from offline_meta_rl.data.dataset import TaskDataset
 from offline_meta_rl.data_tools import source
 from offline_meta_rl.data_tools.command import main
 from offline_meta_rl.data_tools.validate import validate
-from offline_meta_rl.envs.locomotion import WalkerParams
+from offline_meta_rl.envs.locomotion.families import WalkerParams
 from tests.data_tools import layouts
 from tests.helpers import make_dataset
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_meta_rl.data import TaskDataset
+from offline_meta_rl.data.dataset import TaskDataset
 from offline_meta_rl.data_tools.command import main
 from tests.data_tools import layouts
 from tests.helpers import make_dataset
@@ -127,7 +127,7 @@ def test_conversion_goes_on_with_what_is_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     layouts.write_plain(tmp_path / "files")
-    from offline_meta_rl.data_tools.plain_folder import PlainFolder
+    from offline_meta_rl.data_tools.formats.plain_folder import PlainFolder
 
     blocks, read = PlainFolder.blocks, []
 

@@ -8,12 +8,12 @@ import fsspec
 import pytest
 
 from datamodules.task_buffers import TaskBuffers
-from offline_meta_rl.data import TaskDataset
-from offline_meta_rl.data_tools import remote
+from offline_meta_rl.data import remote
+from offline_meta_rl.data.dataset import TaskDataset
+from offline_meta_rl.data.remote import local_dataset
 from offline_meta_rl.data_tools.command import main
-from offline_meta_rl.data_tools.remote import local_dataset
+from tests.data.test_writer import DiskOf
 from tests.helpers import make_dataset
-from tests.test_storage import DiskOf
 
 URL = "memory://bucket/dataset"
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from offline_meta_rl import cli, entry
-from offline_meta_rl.data import TaskDataset
+from offline_meta_rl import cli
+from offline_meta_rl import main as entry
+from offline_meta_rl.data.dataset import TaskDataset
 from offline_meta_rl.data_tools.command import main
 from offline_meta_rl.data_tools.plot import overlap
 from offline_meta_rl.data_tools.validate import validate

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from offline_meta_rl.arrays import checksum
-from offline_meta_rl.data import TaskDataset
+from offline_meta_rl.data.arrays import checksum
+from offline_meta_rl.data.dataset import TaskDataset
 from offline_meta_rl.data_tools.command import main
 from offline_meta_rl.data_tools.episode_checks import task_findings
 from offline_meta_rl.data_tools.validate import Finding, validate

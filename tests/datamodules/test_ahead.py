@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from datamodules.ahead import made_ahead
+from datamodules.loaders import made_ahead
 
 
 def threads() -> list[str]:

@@ -18,9 +18,9 @@ import torch
 
 from datamodules import LifetimeBuffers
 from datamodules.lifetimes import restricted_splits
-from offline_meta_rl.data import TaskDataset
+from offline_meta_rl.data.dataset import TaskDataset
 from offline_meta_rl.envs import FAMILIES
-from offline_meta_rl.envs.locomotion import AntDir
+from offline_meta_rl.envs.locomotion.families import AntDir
 from tests.methods import tiny
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The dirpath has changed")]

@@ -11,10 +11,10 @@ import torch
 from tensordict import TensorDict
 
 from datamodules import MetaTrajectories
-from offline_meta_rl.belief_transitions import BeliefTransitions, index_transitions
-from offline_meta_rl.data import TaskDataset
-from offline_meta_rl.episode_table import EpisodeTable
-from offline_meta_rl.stitch import draw_segments
+from datamodules.sampling.episodes import EpisodeTable
+from datamodules.sampling.stitch import draw_segments
+from datamodules.sampling.transitions import BeliefTransitions, index_transitions
+from offline_meta_rl.data.dataset import TaskDataset
 from tests.helpers import make_dataset
 from tests.image_data import HORIZON, SHAPE, image_episodes, image_writer, make_image_dataset
 

@@ -8,8 +8,8 @@ import torch
 from tensordict import TensorDict
 
 from datamodules import OnlineBuffer
-from offline_meta_rl.behaviour_actor import BehaviourActor
-from offline_meta_rl.envs.locomotion import AntDir
+from offline_meta_rl.envs.locomotion.families import AntDir
+from offline_meta_rl.networks.actors import BehaviourActor
 
 
 def terms(task: list[float], control: list[float]) -> TensorDict:

@@ -13,8 +13,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tensordict import TensorDict
 
 from datamodules import OnlineBuffer, TaskBuffers
-from offline_meta_rl.data import TaskDataset
-from offline_meta_rl.sampling import BufferSlice
+from datamodules.sampling.rows import BufferSlice
+from offline_meta_rl.data.dataset import TaskDataset
 from tests.helpers import make_dataset
 
 FIELDS = ["observation", "action", "reward", "return_to_go"]
@@ -237,7 +237,7 @@ def test_missing_dataset_is_collected_and_used_again(
     assert data.path.parent == data_root
     assert data.batch(0)["inner", "observation"].shape[:3] == (1, 5, 8)
     assert data.family.name == "point_robot"
-    monkeypatch.setattr("offline_meta_rl.collect.collect", None)
+    monkeypatch.setattr("offline_meta_rl.behaviour.collect.collect", None)
     again = TaskBuffers(**settings)
     again.prepare_data()
     again.setup("fit")
@@ -316,7 +316,7 @@ def test_damage_of_a_memory_mapped_file(
     content = bytearray(file.read_bytes())
     content[0] ^= 1
     file.write_bytes(content)
-    monkeypatch.setattr("offline_meta_rl.data.VERIFY_AT_OPEN_BYTES", 0)
+    monkeypatch.setattr("offline_meta_rl.data.dataset.VERIFY_AT_OPEN_BYTES", 0)
     data = buffers(copy, device="disk")
     with pytest.raises(ValueError, match=r"action\.bin: chunk 0: expected checksum"):
         data.batch(0)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from offline_meta_rl.envs import FAMILIES, family_of
-from offline_meta_rl.envs.locomotion_env import LocomotionEnv
+from offline_meta_rl.envs.locomotion.env import LocomotionEnv
 
 SIZES = {
     "cheetah_dir": (20, 6, 200, 2),

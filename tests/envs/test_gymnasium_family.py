@@ -10,7 +10,7 @@ from gymnasium import spaces
 
 from offline_meta_rl.envs import family_of
 from offline_meta_rl.envs.gymnasium_family import GymnasiumFamily
-from offline_meta_rl.rollout import run_episodes
+from offline_meta_rl.evaluation.rollout import run_episodes
 
 ENV_ID = "tests/Drift-v0"
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from offline_meta_rl import statistics
+from offline_meta_rl.common import statistics
 from offline_meta_rl.experiments import figures, report
 from offline_meta_rl.experiments.command import main
 from offline_meta_rl.experiments.curves import fine_tuning_curve, training_curve

@@ -12,8 +12,7 @@ import yaml
 
 from offline_meta_rl.experiments import reading, workers
 from offline_meta_rl.experiments.command import main
-from offline_meta_rl.experiments.estimate import estimate_hours
-from offline_meta_rl.experiments.plan import plan
+from offline_meta_rl.experiments.plan import estimate_hours, plan
 from offline_meta_rl.experiments.reading import experiment_names, load_experiment
 from tests.experiments.sample import plan_of, write_experiment
 

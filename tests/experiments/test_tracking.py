@@ -11,11 +11,11 @@ import yaml
 from wandb.proto import wandb_internal_pb2
 
 from offline_meta_rl import cli
-from offline_meta_rl.experiments import workspace
+from offline_meta_rl.experiments import trackers as workspace
 from offline_meta_rl.experiments.command import main
 from offline_meta_rl.experiments.plan import plan
 from offline_meta_rl.experiments.reading import experiment_names, load_experiment
-from offline_meta_rl.experiments.workspace import workspaces
+from offline_meta_rl.experiments.trackers import workspaces
 from tests.experiments.sample import write_experiment
 from tests.methods import tiny
 

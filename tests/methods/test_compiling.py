@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from offline_meta_rl.methods.macaw import Macaw
-from tests import reference_macaw as reference
 from tests.methods import tiny
+from tests.references import macaw as reference
 
 
 def test_compiled_outer_step_equals_eager() -> None:

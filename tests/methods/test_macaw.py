@@ -9,10 +9,12 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from datamodules import TaskBuffers
-from offline_meta_rl import functional, macaw_losses, networks
+from offline_meta_rl.losses import functional
+from offline_meta_rl.losses import macaw as macaw_losses
 from offline_meta_rl.methods.macaw import Macaw
-from tests import reference_macaw as reference
+from offline_meta_rl.networks import generated as networks
 from tests.helpers import make_dataset
+from tests.references import macaw as reference
 
 TASKS, ROWS = 3, 16
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from datamodules import TaskBuffers
-from offline_meta_rl import functional
+from offline_meta_rl.losses import functional
 from offline_meta_rl.methods.macaw import Macaw
-from tests import reference_macaw as reference
 from tests.helpers import make_dataset, quiet_trainer
+from tests.references import macaw as reference
 
 TASKS, ROWS = 3, 16
 DISCOUNT, LAMBDA, EXPECTILE = 0.9, 0.6, 0.8

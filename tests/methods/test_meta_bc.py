@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from offline_meta_rl.methods.meta_bc import MetaBehaviourCloning
-from tests import reference_macaw as reference
+from tests.references import macaw as reference
 
 TASKS, ROWS = 3, 16
 

@@ -11,8 +11,8 @@ from torch.utils import _pytree as pytree
 
 from datamodules import TaskBuffers
 from offline_meta_rl.methods.multitask_awr import MultitaskAWR
-from tests import reference_macaw as reference
 from tests.helpers import make_dataset, quiet_trainer
+from tests.references import macaw as reference
 
 TASKS, ROWS, ALL_TASKS = 3, 16, 7
 

@@ -12,13 +12,13 @@ from torch.utils import _pytree as pytree
 import offline_meta_rl
 from datamodules.task_buffers import TaskBuffers
 from offline_meta_rl import cli
-from offline_meta_rl.context import context_from_episodes
+from offline_meta_rl.data.context import context_from_episodes
 from offline_meta_rl.envs.base import Array
+from offline_meta_rl.losses.pearl import actor_gaussian
 from offline_meta_rl.methods.pearl import FIELDS, Pearl
-from offline_meta_rl.pearl_losses import actor_gaussian
 from tests.methods import tiny
 from tests.methods.two_goals import collect_goals, goal_returns
-from tests.reference_sac import random_batch
+from tests.references.sac import random_batch
 
 SMALL = {"width": 16, "depth": 2, "encoder_width": 8, "encoder_depth": 1, "latent_size": 3}
 

@@ -8,9 +8,9 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from offline_meta_rl.losses.sac import sac_losses
 from offline_meta_rl.methods.per_task_sac import PerTaskSAC
-from offline_meta_rl.sac_losses import sac_losses
-from tests.reference_sac import ReferenceAgent, random_batch
+from tests.references.sac import ReferenceAgent, random_batch
 
 TASKS, ROWS, SIZES = 3, 7, (4, 2)
 SETTINGS = {"hidden_size": 6, "learning_rate": 1e-2, "discount": 0.9, "target_update": 0.1}

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from offline_meta_rl.collect import collect
+from offline_meta_rl.behaviour.collect import collect
 from offline_meta_rl.envs.base import Array
 from offline_meta_rl.envs.point_robot import PointRobot
-from offline_meta_rl.networks import BatchedPolicy
-from offline_meta_rl.rollout import run_episodes
+from offline_meta_rl.evaluation.rollout import run_episodes
+from offline_meta_rl.networks.policy import BatchedPolicy
 
 GOALS = np.array([[1.0, 0.0], [-1.0, 0.0]])
 

@@ -1,0 +1,209 @@
+"""Behaviour policies: the agents, poor to expert, whose data a task dataset consists of.
+
+The MuJoCo families ship snapshots of one task-conditioned soft actor-critic agent, taken at several
+stages of its training (``configs/collect_*.yaml``); the point robots and the drawers are scripted.
+A behaviour policy knows the task: it is given the task's parameters. Shapes: N environments, O
+observation size, A action size, P numbers that describe a task.
+"""
+
+import hashlib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from offline_meta_rl.behaviour.scripted import ScriptedBehaviour
+from offline_meta_rl.envs.base import Array, TaskFamily
+from offline_meta_rl.envs.point_robot import STEP, PointRobot
+from offline_meta_rl.envs.scripted import ScriptedFamily
+from offline_meta_rl.evaluation.rollout import Act
+from offline_meta_rl.networks.actors import BehaviourActor
+
+FORMAT_VERSION = 1
+"""Of the files under ``policies/``."""
+
+
+class BehaviourPolicy(Protocol):
+    """Acts in any task of a family, at any stage of quality.
+
+    Attributes:
+        stages: names of the stages, poor to expert.
+        digest: eight hex digits that change whenever the policy does; part of a dataset's name.
+        sees_state: acts on the engine's state, not on observations.
+    """
+
+    stages: list[str]
+    digest: str
+    sees_state: bool
+
+    def act(
+        self,
+        stage: int,
+        observation: Tensor,
+        parameters: Array,
+        *,
+        stochastic: bool,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return actions [N, A] in [-1, 1].
+
+        Args:
+            stage: index into ``stages``.
+            observation: [N, O]; the state [N, X] if ``sees_state``.
+            parameters: task parameters of every row, [N, P].
+            stochastic: sample (how data is collected), or take the mean action.
+            generator: source of the noise.
+        """
+        ...
+
+
+class LearnedBehaviour:
+    """Snapshots of one task-conditioned actor.
+
+    Args:
+        family: the task family.
+        package: what ``pack_behaviour.pack`` wrote.
+        digest: of the file.
+    """
+
+    sees_state = False
+
+    def __init__(self, family: TaskFamily, package: dict[str, Any], digest: str) -> None:
+        self.family, self.digest = family, digest
+        self.stages: list[str] = [stage["name"] for stage in package["stages"]]
+        self.training_steps: list[int] = [stage["step"] for stage in package["stages"]]
+        feature_size = family.task_features(family.task_parameters(0)[:1]).shape[1]
+        self._actors: list[BehaviourActor] = []
+        for stage in package["stages"]:
+            actor = BehaviourActor(
+                family.observation_size, feature_size, family.action_size, package["hidden_size"]
+            )
+            actor.load_state_dict({key: value.float() for key, value in stage["actor"].items()})
+            self._actors.append(actor.requires_grad_(False))
+
+    def act(
+        self,
+        stage: int,
+        observation: Tensor,
+        parameters: Array,
+        *,
+        stochastic: bool,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return actions [N, A]; see ``BehaviourPolicy``."""
+        features = torch.from_numpy(self.family.task_features(parameters))
+        return self._actors[stage].act(
+            observation, features, stochastic=stochastic, generator=generator
+        )
+
+
+class ScriptedPointRobot:
+    """Moves straight to the goal: the better the stage, the faster and the less noisily.
+
+    The mean action of the best stage moves 0.1 m along the longer axis each step and stops at the
+    goal. The first stage is all noise.
+    """
+
+    sees_state = False
+    stages: list[str]
+    gains = (0.0, 0.15, 0.45, 1.0)
+    noises = (1.0, 0.6, 0.4, 0.2)
+
+    def __init__(self) -> None:
+        self.stages = ["random", "poor", "medium", "expert"]
+        self.digest = "script-1"
+
+    def act(
+        self,
+        stage: int,
+        observation: Tensor,
+        parameters: Array,
+        *,
+        stochastic: bool,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return actions [N, 2]; see ``BehaviourPolicy``."""
+        way = (torch.from_numpy(parameters).to(observation) - observation) / STEP
+        longest = way.abs().amax(dim=-1, keepdim=True)
+        action = self.gains[stage] * way / longest.clamp(min=1.0)
+        if stochastic:
+            action = action + self.noises[stage] * torch.randn(action.shape, generator=generator)
+        return action.clamp(-1.0, 1.0)
+
+
+def behaviour_file(family: TaskFamily) -> Path:
+    """Return where the snapshots of a family are kept inside the package."""
+    return (
+        Path(str(resources.files("offline_meta_rl")))
+        / "behaviour"
+        / "policies"
+        / f"{family.name}.pt"
+    )
+
+
+def load_behaviour(family: TaskFamily) -> BehaviourPolicy:
+    """Return the behaviour policy that ships with a family.
+
+    Raises:
+        ValueError: if none ships, or if it was made for another version of the family.
+    """
+    if isinstance(family, PointRobot):
+        return ScriptedPointRobot()
+    if isinstance(family, ScriptedFamily):
+        return ScriptedBehaviour(family)
+    path = behaviour_file(family)
+    if not path.is_file():
+        raise ValueError(
+            f"No behaviour policy ships with task family {family.name}, so its data cannot be "
+            "collected. Expected a dataset of your own: pass its folder as --data.path."
+        )
+    package = torch.load(path, weights_only=True)
+    expected = (FORMAT_VERSION, family.name, family.version)
+    found = (package["format"], package["family"], package["family_version"])
+    if found != expected:
+        raise ValueError(
+            f"Behaviour file {path.name} has (format, family, version) {found}, expected "
+            f"{expected}. Train with configs/collect_*.yaml and pack the snapshots again."
+        )
+    return LearnedBehaviour(family, package, hashlib.blake2b(path.read_bytes()).hexdigest()[:8])
+
+
+def acting(
+    behaviour: BehaviourPolicy,
+    stages: NDArray[np.int64],
+    parameters: Array,
+    *,
+    stochastic: bool,
+    generator: torch.Generator | None = None,
+) -> Act:
+    """Return a policy whose rows are at the given stages.
+
+    Args:
+        behaviour: the behaviour policy.
+        stages: stage of every row, [N].
+        parameters: task parameters of every row, [N, P].
+        stochastic: sample actions.
+        generator: source of the samples.
+    """
+    rows = [(int(stage), np.flatnonzero(stages == stage)) for stage in np.unique(stages)]
+
+    def act(observation: NDArray[Any]) -> NDArray[np.float32]:
+        parts = [
+            behaviour.act(
+                stage,
+                torch.from_numpy(observation[index]),
+                parameters[index],
+                stochastic=stochastic,
+                generator=generator,
+            )
+            for stage, index in rows
+        ]
+        action: NDArray[np.float32] = torch.cat(parts).numpy()
+        order = np.concatenate([index for _, index in rows])
+        return action[np.argsort(order)]
+
+    return act

@@ -1,0 +1,1 @@
+"""Jobs that every package has: files, provenance, progress, statistics, commands."""

@@ -1,0 +1,1 @@
+"""Datasets of many tasks: the format, reading, writing, fetching."""

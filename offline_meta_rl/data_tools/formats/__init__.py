@@ -1,0 +1,1 @@
+"""Formats of others' data, one file for each."""

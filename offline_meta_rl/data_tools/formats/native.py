@@ -1,0 +1,76 @@
+"""Reading datasets of this project's own format as sources: whole, or some of their episodes."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from offline_meta_rl.data.blocks import TaskBlock
+from offline_meta_rl.data.dataset import TaskDataset
+from offline_meta_rl.data.manifest import FINAL_KEY
+from offline_meta_rl.data_tools.source import Description, TaskSource, rows_per_block
+
+
+class EpisodeSource(TaskSource):
+    """Episodes of one or more datasets, as tasks of a new one.
+
+    Args:
+        description: of the new dataset.
+        origin: all that decides the result.
+        parts: for each task of the new dataset: (dataset, its episodes, stage of each episode in
+            the new dataset), in the order of writing.
+    """
+
+    def __init__(
+        self,
+        description: Description,
+        origin: dict[str, Any],
+        parts: Sequence[Sequence[tuple[TaskDataset, NDArray[np.int64], NDArray[np.int64]]]],
+    ) -> None:
+        self.description = description
+        self.origin = origin
+        self._parts = parts
+
+    @classmethod
+    def whole(cls, dataset: TaskDataset) -> "EpisodeSource":
+        """Return all episodes of a dataset."""
+        task, stage = (dataset.episodes[key].numpy() for key in ("task", "stage"))
+        every = [np.flatnonzero(task == index) for index in range(dataset.manifest.num_tasks)]
+        return cls(
+            Description.of(dataset.manifest),
+            {"dataset": dataset.checksum},
+            [[(dataset, episodes, stage[episodes])] for episodes in every],
+        )
+
+    def blocks(self, task: int) -> Iterator[TaskBlock]:
+        """Yield the chosen episodes of one task."""
+        for dataset, episodes, stage in self._parts[task]:
+            yield from _blocks(dataset, episodes, stage)
+
+
+def _blocks(
+    dataset: TaskDataset, episodes: NDArray[np.int64], stage: NDArray[np.int64]
+) -> Iterator[TaskBlock]:
+    start, length = (dataset.episodes[key].numpy()[episodes] for key in ("start", "length"))
+    keys = dataset.manifest.transition_keys
+    arrays = {key: dataset.transitions[key].numpy() for key in keys}
+    limit = rows_per_block(sum(array[:1].nbytes for array in arrays.values()))
+    # An episode belongs to the block in which its first row lies; blocks hold at least one.
+    block = (np.cumsum(length) - length) // limit
+    for number in np.unique(block):
+        chosen = block == number
+        rows = np.concatenate(
+            [np.arange(s, s + n) for s, n in zip(start[chosen], length[chosen], strict=True)]
+        )
+        dataset.touch(keys, rows)
+        final = None
+        if dataset.manifest.has_images:
+            dataset.touch([FINAL_KEY], episodes[chosen])
+            final = dataset.episodes[FINAL_KEY].numpy()[episodes[chosen]]
+        yield TaskBlock(
+            {key: array[rows] for key, array in arrays.items()},
+            stage[chosen],
+            length[chosen],
+            final,
+        )

@@ -1,0 +1,1 @@
+"""Drawers in the plane, seen in small images."""

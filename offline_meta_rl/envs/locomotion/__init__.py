@@ -1,0 +1,1 @@
+"""MuJoCo families: half-cheetahs, ants, walkers."""

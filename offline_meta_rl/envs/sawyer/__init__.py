@@ -1,0 +1,1 @@
+"""Two drawers and a Sawyer arm, seen by a camera."""

@@ -1,0 +1,1 @@
+"""Rolling policies out, and measuring them under a protocol."""

@@ -1,0 +1,107 @@
+"""Why exploration works or fails: what the belief says about the task, and when (section 4).
+
+Without synthetic exploration the arm's motion alone tells the task, in training, so the belief
+settles before any reward is seen and does not change when a drawer turns out to be the wrong one.
+Shapes: M meta-episodes, K episodes of each, H steps of an episode, S = K (H + 1), Z belief size, T
+tasks.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from offline_meta_rl.evaluation.exploration import Exploration
+from offline_meta_rl.evaluation.exploration_summary import share_of
+from offline_meta_rl.evaluation.probe import LinearProbe, task_probe
+
+MOST_ROWS = 20_000
+Floats = NDArray[np.float64]
+
+
+def task_reader(batch: Mapping[str, Any], beliefs: torch.Tensor, *, seed: int = 0) -> LinearProbe:
+    """Return a linear readout of the task from the belief at any step of a meta-trajectory.
+
+    Args:
+        batch: task [M] and mask [M, S] of meta-trajectories.
+        beliefs: theirs, [M, S, Z].
+        seed: of the steps that are drawn where there are more than 20 000.
+    """
+    mask = torch.as_tensor(batch["mask"]).cpu().numpy()
+    tasks = np.repeat(torch.as_tensor(batch["task"]).cpu().numpy()[:, None], mask.shape[1], axis=1)
+    rows, labels = beliefs.cpu().numpy()[mask], tasks[mask]
+    if len(rows) > MOST_ROWS:
+        chosen = np.random.default_rng(seed).choice(len(rows), MOST_ROWS, replace=False)
+        rows, labels = rows[chosen], labels[chosen]
+    return LinearProbe(rows, labels)
+
+
+def diagnose(
+    item: Mapping[str, Any],
+    fit_beliefs: torch.Tensor,
+    held_out_beliefs: torch.Tensor,
+    exploration: Exploration,
+    probability: Floats,
+) -> dict[str, Any]:
+    """Return what the belief says about the task before and after evidence.
+
+    Args:
+        item: ``fit`` and ``held_out`` meta-trajectories, as MetaTrajectories holds them out.
+        fit_beliefs: of ``fit``, [M, S, Z].
+        held_out_beliefs: of ``held_out``.
+        exploration: meta-episodes of the trained policy.
+        probability: of each task by the belief in these, [M, K, H + 1, T].
+
+    Returns:
+        ``probe``: accuracy on held-out meta-trajectories by episode and place, and what is
+        achievable. ``before_any_reward``: of these, at the last step before the first episode's
+        first reward. ``rollouts``: in the policy's own meta-episodes, before the first reward or
+        opening of the first episode the mean probability of the true task (``target``) and of the
+        most probable one (``most_probable``). ``after_wrong_drawer``: where the first episode
+        opened a wrong drawer, the same at its end and at the second episode's first step, the
+        share in which the true task is then the most probable one (``corrected``), and the mean
+        ``curve`` of the true task's probability over all steps; None where that never happened.
+    """
+    probe = task_probe(item["fit"], fit_beliefs, item["held_out"], held_out_beliefs).metrics()
+    place = "episode_0/before_reward"
+    rows = np.arange(len(exploration.target))
+    of_target = probability[rows, ..., exploration.target]  # [M, K, H + 1]
+    before = _before_evidence(exploration)
+    return {
+        "probe": probe,
+        "before_any_reward": {
+            "accuracy": probe[place],
+            "achievable": probe[f"{place}_achievable"],
+        },
+        "rollouts": {
+            "target": float(of_target[rows, 0, before].mean()),
+            "most_probable": float(probability[rows, 0, before].max(axis=-1).mean()),
+        },
+        "after_wrong_drawer": _after_wrong_drawer(exploration, probability, of_target),
+    }
+
+
+def _before_evidence(exploration: Exploration) -> NDArray[np.int64]:
+    """Return the last step of each first episode before a reward or an open drawer, [M]."""
+    evidence = (exploration.reward[:, 0] > 0) | exploration.opened[:, 0].any(axis=-1)
+    first = np.where(evidence.any(axis=1), evidence.argmax(axis=1), evidence.shape[1])
+    return np.maximum(first - 1, 0)
+
+
+def _after_wrong_drawer(
+    exploration: Exploration, probability: Floats, of_target: Floats
+) -> dict[str, Any] | None:
+    first = exploration.first_opened[:, 0]
+    wrong = (first >= 0) & ~exploration.success[:, 0]
+    if not wrong.any() or of_target.shape[1] < 2:
+        return None
+    told = probability.argmax(axis=-1) == exploration.target[:, None, None]
+    return {
+        "meta_episodes": int(wrong.sum()),
+        "end_of_episode": float(of_target[wrong, 0, -1].mean()),
+        "start_of_next": float(of_target[wrong, 1, 0].mean()),
+        "corrected": share_of(told[wrong, 1, 0]),
+        "curve": of_target[wrong].mean(axis=0).reshape(-1).tolist(),
+    }

@@ -1,0 +1,231 @@
+"""Meta-episodes: an agent tries the same hidden task several times and keeps its belief throughout.
+
+Section 4 of The Reflective Explorer (Rafailov et al., 2021): the task is drawn and not told, the
+agent does K episodes one after another, its belief is carried across them and sees the true task's
+reward. Shapes: M meta-episodes, K episodes of each, H steps of an episode, D drawers, Z belief
+size, A action size. Position h of an episode holds observation o_h, what was done and received on
+the way to it, and the belief after it; there are H + 1 of them.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from offline_meta_rl.envs.base import Array, Bools, Engine, TaskFamily
+from offline_meta_rl.evaluation.rollout import one_torch_thread
+
+
+class Explorer(Protocol):
+    """A filter and a policy on its belief; both work on N meta-episodes at once.
+
+    Attributes:
+        noise_size: standard normal numbers that one step of the filter uses.
+        action_size: A.
+    """
+
+    noise_size: int
+    action_size: int
+
+    def begin(self, count: int) -> Any:
+        """Return the filter's state before the first observation of N meta-episodes."""
+        ...
+
+    def observe(
+        self, state: Any, observation: Tensor, action: Tensor, reward: Tensor, noise: Tensor
+    ) -> tuple[Any, Tensor]:
+        """Take in one position; return the new state and the belief [N, Z].
+
+        Args:
+            state: of the filter.
+            observation: [N, C, h, w] uint8.
+            action: that led there, [N, A]; 0 at an episode's first observation.
+            reward: that arrived with it, [N]; 0 at an episode's first observation.
+            noise: standard normal, [N, noise_size].
+        """
+        ...
+
+    def act(self, belief: Tensor, noise: Tensor | None) -> Tensor:
+        """Return actions [N, A] in [-1, 1]; the mean action without noise [N, A]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """What happened in M meta-episodes; those in which the simulator diverged are left out.
+
+    Attributes:
+        target: index of each meta-episode's task, [M].
+        reward: that arrived at each position, [M, K, H + 1].
+        opened: whether each drawer was open at each position, [M, K, H + 1, D]; D is 0 where the
+            environment has no drawers.
+        belief: after each position, [M, K, H + 1, Z] float32.
+        frames: pictures of the first F meta-episodes, [F, K, H + 1, C, h, w] uint8.
+    """
+
+    target: NDArray[np.int64]
+    reward: NDArray[np.float32]
+    opened: Bools
+    belief: NDArray[np.float32]
+    frames: NDArray[np.uint8]
+
+    @property
+    def success(self) -> Bools:
+        """Whether an episode saw a reward, [M, K]: the target was reached at some step."""
+        return np.asarray((self.reward > 0).any(axis=-1))
+
+    @property
+    def first_opened(self) -> NDArray[np.int64]:
+        """The drawer that was open first in each episode, [M, K]; -1 where none was."""
+        if not self.opened.shape[-1]:
+            return np.full(self.reward.shape[:2], -1)
+        when = np.where(
+            self.opened.any(axis=2), self.opened.argmax(axis=2), self.reward.shape[2]
+        )  # [M, K, D]
+        return np.where(self.opened.any(axis=(2, 3)), when.argmin(axis=-1), -1)
+
+
+def explore(
+    family: TaskFamily,
+    explorer: Explorer,
+    parameters: Array,
+    *,
+    meta_episodes: int,
+    num_episodes: int,
+    seed: int,
+    sample_actions: bool = False,
+    num_frames: int = 0,
+    batch_size: int | None = None,
+    num_threads: int | None = None,
+) -> Exploration:
+    """Run meta-episodes whose targets are balanced over the tasks.
+
+    Args:
+        family: makes the environments; its episodes all have the horizon's length.
+        explorer: filter and policy.
+        parameters: of the T tasks, [T, P].
+        meta_episodes: M; at least T, and every task gets M / T of them, up to one.
+        num_episodes: K.
+        seed: of initial states, the filter's noise and the actions'. The same arguments give the
+            same result; the global random state is neither used nor changed.
+        sample_actions: sample from the policy instead of taking its mean action.
+        num_frames: F, meta-episodes to keep the observations of.
+        batch_size: meta-episodes that run together; None for all.
+        num_threads: of the simulator; None for one per core.
+
+    Returns:
+        At most M meta-episodes.
+
+    Raises:
+        ValueError: fewer meta-episodes than tasks, or an episode that ends before the horizon.
+        FloatingPointError: actions that are not finite.
+    """
+    if meta_episodes < len(parameters) or num_episodes < 1:
+        raise ValueError(
+            f"Expected at least one meta-episode for each of {len(parameters)} tasks and one "
+            f"episode, found {meta_episodes} meta-episodes of {num_episodes} episodes."
+        )
+    target = np.arange(meta_episodes) % len(parameters)
+    size = batch_size or meta_episodes
+    parts = []
+    for number, first in enumerate(range(0, meta_episodes, size)):
+        rows = target[first : first + size]
+        sources = np.random.SeedSequence([seed, number]).generate_state(2)
+        engine = family.make_engine(parameters[rows], seed=int(sources[0]), num_threads=num_threads)
+        try:
+            parts.append(
+                _meta_episodes(
+                    engine,
+                    explorer,
+                    rows,
+                    num_episodes=num_episodes,
+                    horizon=family.horizon,
+                    generator=torch.Generator().manual_seed(int(sources[1])),
+                    sample_actions=sample_actions,
+                    num_frames=max(0, num_frames - first),
+                )
+            )
+        finally:
+            engine.close()
+    return Exploration(
+        **{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Exploration)}
+    )
+
+
+@one_torch_thread()
+@torch.no_grad()
+def _meta_episodes(
+    engine: Engine,
+    explorer: Explorer,
+    target: NDArray[np.int64],
+    *,
+    num_episodes: int,
+    horizon: int,
+    generator: torch.Generator,
+    sample_actions: bool,
+    num_frames: int,
+) -> Exploration:
+    """Run K episodes in every environment of an engine, side by side."""
+    count, size = engine.num_envs, explorer.action_size
+    state = explorer.begin(count)
+    usable = np.ones(count, dtype=bool)
+    positions: list[dict[str, NDArray[Any]]] = []
+    for _ in range(num_episodes):
+        observation = engine.reset()
+        action, reward = np.zeros((count, size), np.float32), np.zeros(count, np.float32)
+        for step in range(horizon + 1):
+            noise = torch.randn(count, explorer.noise_size, generator=generator)
+            image, done, received = map(torch.from_numpy, (observation, action, reward))
+            state, belief = explorer.observe(state, image, done, received, noise)
+            positions.append(
+                {
+                    "reward": reward,
+                    "opened": _opened(engine),
+                    "belief": belief.float().cpu().numpy(),
+                    "frames": observation[:num_frames].copy(),
+                }
+            )
+            if step == horizon:
+                break
+            noise = torch.randn(count, size, generator=generator)
+            action = explorer.act(belief, noise if sample_actions else None).float().cpu().numpy()
+            _check_finite(action)
+            result = engine.step(action)
+            usable &= ~result.diverged
+            if step < horizon - 1:
+                ended = (result.terminated | result.truncated) & usable
+                _check_length(ended, step, horizon)
+            observation, reward = result.observation, result.reward.astype(np.float32)
+    shape = (num_episodes, horizon + 1)
+    columns = {}
+    for key in positions[0]:
+        rows = np.moveaxis(np.stack([position[key] for position in positions]), 0, 1)
+        columns[key] = rows.reshape(len(rows), *shape, *rows.shape[2:])[usable[: len(rows)]]
+    return Exploration(target=target[usable], **columns)
+
+
+def _opened(engine: Engine) -> Bools:
+    """Return which drawers are open, [N, D]; [N, 0] where there are none."""
+    opened = getattr(engine, "opened", None)
+    if opened is None:
+        return np.zeros((engine.num_envs, 0), dtype=bool)
+    return np.array(cast(Bools, opened))
+
+
+def _check_finite(action: NDArray[np.float32]) -> None:
+    if not np.isfinite(action).all():
+        raise FloatingPointError(
+            "The policy gives actions that are not finite. Check the training's losses and the "
+            "beliefs it acts on."
+        )
+
+
+def _check_length(ended: Bools, step: int, horizon: int) -> None:
+    if ended.any():
+        raise ValueError(
+            f"Expected episodes of {horizon} steps, found one that ended after {step + 1}. "
+            "Meta-episodes run side by side and need one length."
+        )

@@ -1,0 +1,1 @@
+"""Online fine-tuning of meta-trained methods."""

@@ -1,0 +1,247 @@
+"""Online fine-tuning of all held-out tasks at once (MACAW, section 5, Table 1).
+
+A meta-trained method adapts to some offline data of every task, and goes on from there: collect an
+episode, update, and so on. The environments of all tasks are one engine, their agents one batch of
+tensors, their replays one block; nothing is shared between tasks. Everything random comes from
+seeds, and ``state_dict`` is all that the rest depends on. Shapes: T tasks, E episodes, H steps, B
+transitions, P numbers that describe a task, O/A observation/action size.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from offline_meta_rl.behaviour.collect import derived_seed
+from offline_meta_rl.envs.base import Array, Engine, TaskFamily
+from offline_meta_rl.evaluation.rollout import Episodes, run_episodes
+from offline_meta_rl.finetuning.learner import OnlineLearner
+from offline_meta_rl.finetuning.replay import OnlineReplay, with_returns
+from offline_meta_rl.finetuning.settings import FineTuningSettings
+
+EPISODE_FIELDS = ("observation", "action", "reward", "next_observation", "terminated")
+
+
+class FineTuning:
+    """Fine-tunes the agents of T tasks; call ``advance`` until ``done``.
+
+    Args:
+        learner: the agents, adapted already.
+        family: makes the environments.
+        parameters: of the tasks, [T, P].
+        settings: the schedule.
+        discount: gamma, per step.
+        context: what the agents adapted on, with the learner's fields, [T, B]; needed only if it
+            stays in the replay.
+        num_threads: of the simulator; None for one per core.
+
+    Raises:
+        ValueError: kinds of update the learner does not have, or no update would ever be taken.
+
+    Attributes:
+        episodes: collected in each task so far.
+        steps: environment steps collected so far, [T].
+        updates_taken: kind -> updates so far.
+        diverged: episodes in which the simulator diverged; they are dropped, [T].
+        curve: a point for each evaluation: ``episodes``, ``steps`` [T] and ``returns`` [T, E], NaN
+            where an episode diverged.
+        metrics: what the last updates reported, means over tasks.
+    """
+
+    def __init__(
+        self,
+        learner: OnlineLearner,
+        family: TaskFamily,
+        parameters: Array,
+        settings: FineTuningSettings,
+        *,
+        discount: float,
+        context: TensorDict | None = None,
+        num_threads: int | None = None,
+    ) -> None:
+        self.learner, self.family, self.settings = learner, family, settings
+        self.num_tasks, self.discount = len(parameters), discount
+        self.updates = settings.updates_of(learner.updates)
+        settings.check_updates(family.horizon)
+        self.replay = OnlineReplay(
+            self.num_tasks,
+            settings.replay_size,
+            learner.fields,
+            observation_size=family.observation_size,
+            action_size=family.action_size,
+            device="cpu" if context is None else context.device or "cpu",
+        )
+        if settings.keep_context:
+            assert context is not None
+            self.replay.add(dict(context), torch.ones(context.batch_size, dtype=torch.bool))
+        self.parameters, self.num_threads = parameters, num_threads
+        self.explorers = self._engine(1, derived_seed(settings.seed, 0))
+        self.evaluators = self._engine(settings.evaluation_episodes, derived_seed(settings.seed, 1))
+        self.generator = torch.Generator().manual_seed(derived_seed(settings.seed, 2))
+        self.episodes = 0
+        self.steps: Tensor = torch.zeros(self.num_tasks, dtype=torch.int64)
+        self.diverged: Tensor = torch.zeros(self.num_tasks, dtype=torch.int64)
+        self.updates_taken = dict.fromkeys(self.updates, 0)
+        self.curve: list[dict[str, Any]] = []
+        self.metrics: dict[str, float] = {}
+
+    @property
+    def done(self) -> bool:
+        """Whether every task has its environment steps and the last point is on the curve."""
+        measured = bool(self.curve) and self.curve[-1]["episodes"] == self.episodes
+        return self._complete and measured
+
+    @property
+    def _complete(self) -> bool:
+        return bool((self.steps >= self.settings.environment_steps).all())
+
+    def advance(self) -> None:
+        """Evaluate if it is time; then collect an episode of every task and update.
+
+        Once all tasks have their steps there is only the last evaluation.
+
+        Raises:
+            FloatingPointError: an agent's actions or losses are not finite.
+        """
+        if self._complete or self.episodes % self.settings.evaluate_every == 0:
+            self.curve.append(
+                {
+                    "episodes": self.episodes,
+                    "steps": self.steps.tolist(),
+                    "returns": self.mean_action_returns(self.evaluators),
+                }
+            )
+        if not self._complete:
+            self._collect()
+            enough = int(self.replay.size.min()) >= self.settings.batch_size
+            if self.episodes > self.settings.warmup_episodes and enough:
+                self._update()
+
+    def compare(self) -> list[list[float]]:
+        """Return returns of ``comparison_episodes`` with mean actions, [T, E].
+
+        Initial states are the same at every call, and nothing else depends on a call.
+        """
+        count, seed = self.settings.comparison_episodes, derived_seed(self.settings.seed, 3)
+        engine = self._engine(count, seed)
+        try:
+            return self.mean_action_returns(engine)
+        finally:
+            engine.close()
+
+    def mean_action_returns(self, engine: Engine) -> list[list[float]]:
+        """Return the returns of one episode in each environment, [T, E]; NaN where it diverged."""
+        episodes = self._run(engine, noise=False)
+        returns = np.where(episodes.diverged, np.nan, episodes.returns)
+        rows: list[list[float]] = returns.reshape(self.num_tasks, -1).tolist()
+        return rows
+
+    def close(self) -> None:
+        """Release the simulators."""
+        self.explorers.close()
+        self.evaluators.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to continue exactly here, as tensors and plain types."""
+        return {
+            **{name: getattr(self, name).state_dict() for name in _PARTS},
+            "generator": self.generator.get_state(),
+            "episodes": self.episodes,
+            "steps": self.steps.clone(),
+            "diverged": self.diverged.clone(),
+            "updates_taken": dict(self.updates_taken),
+            "curve": [dict(point) for point in self.curve],
+            "metrics": dict(self.metrics),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where ``state_dict`` was taken."""
+        for name in _PARTS:
+            getattr(self, name).load_state_dict(state[name])
+        self.generator.set_state(state["generator"])
+        self.episodes = state["episodes"]
+        self.steps, self.diverged = state["steps"].clone(), state["diverged"].clone()
+        self.updates_taken = dict(state["updates_taken"])
+        self.curve = [dict(point) for point in state["curve"]]
+        self.metrics = dict(state["metrics"])
+
+    def _collect(self) -> None:
+        """Collect one noisy episode of every task; those that diverged are not kept."""
+        episodes = self._run(self.explorers, noise=True)
+        length = torch.from_numpy(episodes.lengths)
+        diverged = torch.from_numpy(episodes.diverged)
+        arrays = {name: getattr(episodes, name) for name in EPISODE_FIELDS}
+        rows = with_returns(
+            {name: torch.from_numpy(array).transpose(0, 1) for name, array in arrays.items()},
+            length,
+            self.discount,
+        )
+        kept = (torch.arange(len(episodes.reward)) < length[:, None]) & ~diverged[:, None]
+        rows = {name: rows[name] for name in self.learner.fields}
+        self.replay.add(rows, kept)
+        self.learner.observe(rows, kept)
+        self.episodes += 1
+        self.steps += length
+        self.diverged += diverged
+
+    def _update(self) -> None:
+        """Take the updates that follow an episode, each on a fresh batch of every task."""
+        found: dict[str, Tensor] = {}
+        for kind, count in self.updates.items():
+            if not count:
+                continue
+            extra = self.learner.prepare(kind, self.replay)
+            for rows in self._batches(count):
+                batch = self.replay.gather(rows, self.learner.reads[kind], extra)
+                found |= self.learner.update(kind, batch, self.generator)
+            self.updates_taken[kind] += count
+            self._check(found)
+        self.metrics = {name: float(value.mean()) for name, value in found.items()}
+
+    def _batches(self, count: int) -> Tensor:
+        """Return the rows of ``count`` batches, [count, T, B], where the replay lies."""
+        rows = self.replay.draw((count, self.settings.batch_size), self.generator)
+        return rows.to(next(iter(self.replay.columns.values())).device)
+
+    def _run(self, engine: Engine, *, noise: bool) -> Episodes:
+        return run_episodes(engine, self._act(noise), self.family.horizon)
+
+    def _act(self, noise: bool) -> Callable[[Any], Any]:
+        size = self.family.action_size
+
+        def act(observation: Any) -> Any:
+            inputs = torch.from_numpy(observation).unflatten(0, (self.num_tasks, -1))
+            drawn = None
+            if noise:
+                drawn = torch.randn(*inputs.shape[:2], size, generator=self.generator)
+            action = self.learner.act(inputs, drawn).to("cpu", torch.float32)
+            self._check({"action": action.sum(dim=(1, 2))})
+            return action.flatten(0, 1).numpy()
+
+        return act
+
+    def _check(self, metrics: Mapping[str, Tensor]) -> None:
+        """Stop at a number that is not finite.
+
+        Raises:
+            FloatingPointError: names what it is, the tasks and the episode.
+        """
+        for name, value in metrics.items():
+            bad = (~torch.isfinite(value)).nonzero().flatten().tolist()
+            if bad:
+                raise FloatingPointError(
+                    f"{name} is not finite after {self.episodes} episodes at positions {bad} of "
+                    f"the {self.num_tasks} fine-tuned tasks. Expected finite numbers: lower the "
+                    "learning rates (--finetune.learner) and go on from the last saved state, or "
+                    "start again with --finetune.fresh=true."
+                )
+
+    def _engine(self, episodes: int, seed: int) -> Engine:
+        rows = np.repeat(self.parameters, episodes, axis=0)
+        return self.family.make_engine(rows, seed=seed, num_threads=self.num_threads)
+
+
+_PARTS = ("learner", "replay", "explorers", "evaluators")

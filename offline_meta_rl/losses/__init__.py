@@ -1,0 +1,1 @@
+"""Losses as functions of tensors, one file for each algorithm."""

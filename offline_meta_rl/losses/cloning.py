@@ -1,0 +1,90 @@
+"""The losses of meta behaviour cloning, as functions of the meta-parameters and data.
+
+MACAW's inner loop (Mitchell et al., 2021, Algorithm 1) with imitation in place of
+advantage-weighted regression, inside and out. All tasks are one batch. Shapes: T tasks, B
+transitions, D numbers of one generated layer, O/A observation/action size.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+from offline_meta_rl.losses import functional
+from offline_meta_rl.networks import generated as networks
+from offline_meta_rl.networks.generated import LayerParameters
+from offline_meta_rl.networks.inner_loop import adapt
+
+Batch = Mapping[str, Tensor]
+"""observation [T, B, O], action [T, B, A]."""
+
+
+class CloningParameters(NamedTuple):
+    """What the outer loop learns.
+
+    Attributes:
+        policy: layers of body and action head.
+        log_step_sizes: logarithms of the inner step sizes, [layers, tensors]; see ``layer_kinds``.
+    """
+
+    policy: list[LayerParameters]
+    log_step_sizes: Tensor
+
+
+def cloning_loss(thetas: list[Tensor], batch: Batch, sigma: float) -> Tensor:
+    """Return the mean of -log pi(a|s) of each task, [T], with layers [T, D]."""
+    mean = networks.policy_forward(thetas, batch["observation"])
+    return -functional.gaussian_log_prob(batch["action"], mean, sigma).mean(dim=-1)
+
+
+def inner_loop(
+    parameters: CloningParameters,
+    data: Batch,
+    *,
+    num_steps: int,
+    sigma: float,
+    first_order: bool = False,
+) -> list[list[Tensor]]:
+    """Return the policy's layers of T tasks after 0, 1, ..., ``num_steps`` steps, [T, D] each."""
+
+    def loss(thetas: list[Tensor], _: int) -> Tensor:
+        return cloning_loss(thetas, data, sigma).sum()
+
+    return adapt(
+        parameters.policy,
+        parameters.log_step_sizes.exp(),
+        loss,
+        num_tasks=len(data["observation"]),
+        num_steps=num_steps,
+        first_order=first_order,
+    )
+
+
+def meta_loss(
+    parameters: CloningParameters,
+    inner: Batch,
+    outer: Batch,
+    task_weight: Tensor,
+    *,
+    num_steps: int,
+    sigma: float,
+    first_order: bool = False,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the imitation loss after adaptation, a sum over tasks, and what to log.
+
+    Args:
+        parameters: the meta-parameters.
+        inner: data to adapt on.
+        outer: data to imitate after adaptation.
+        task_weight: weight of each task's loss, [T].
+        num_steps: gradient steps of the inner loop.
+        sigma: fixed standard deviation of the policy.
+        first_order: ignore second derivatives.
+    """
+    thetas = inner_loop(
+        parameters, inner, num_steps=num_steps, sigma=sigma, first_order=first_order
+    )
+    before, after = (cloning_loss(each, outer, sigma) for each in (thetas[0], thetas[-1]))
+    metrics = {"policy_loss": after, "policy_loss_before": before}
+    loss = (task_weight * after).sum()
+    return loss, {name: (task_weight * each).sum().detach() for name, each in metrics.items()}

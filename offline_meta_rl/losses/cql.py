@@ -1,0 +1,280 @@
+"""Conservative Q-learning's losses (Kumar et al., 2020), as The Reflective Explorer states them.
+
+Section 3.7 and Eq. 3 of Rafailov et al. (2021), with the belief in place of the state: the critics
+minimise half the squared TD error plus a weight times (Q of actions from a wide distribution - Q of
+the data's actions); the backup is r + discount * Q(b', a') with a' ~ pi(b'), without entropy; the
+actor maximises Q. Twin critics with targets and the smaller of the two, as every implementation has
+them. Shapes: B rows, N sampled actions of a group, O/A observation (or belief) and action size.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from offline_meta_rl.losses.sac import tanh_sample
+from offline_meta_rl.networks.stacked import Layers, stacked_mlp
+
+MAX_LOG_STD = 2.0
+
+
+class CQLParameters(NamedTuple):
+    """What is learned: the actor, one network of O -> 2 A, and the twin critics of O + A -> 1."""
+
+    actor: Layers
+    critics: Layers
+
+
+@dataclass(frozen=True)
+class CQLSettings:
+    """What the losses depend on; the defaults are the paper's formula.
+
+    Attributes:
+        discount: per step.
+        weight: of the conservative term, beta of Eq. 3; 0 leaves it out and samples nothing for it.
+        form: ``uniform``, the paper's E_{a ~ uniform} Q - E_data Q, or ``logsumexp``, CQL(H):
+            log mean exp Q over uniform actions, pi(b)'s and pi(b')'s, all valued at b.
+        temperature: t of t log mean exp (Q / t); CQL(H) has 1. Where Q differs by less than 1
+            between actions, as with rewards of 0 and 1, the logarithm is hardly more than the mean;
+            a smaller t weighs the highest values, as scaling up all rewards would.
+        num_actions: N, sampled actions in each group.
+        importance_weights: subtract each action's log density inside ``logsumexp``. Off: where the
+            actor is nearly deterministic the density is so large that the term vanishes exactly at
+            the actor's own actions.
+        entropy_weight: of the actor's log density in its loss; the paper has none.
+        min_log_std: floor of the logarithm of the actor's standard deviation.
+    """
+
+    discount: float = 0.99
+    weight: float = 1.0
+    form: Literal["uniform", "logsumexp"] = "uniform"
+    temperature: float = 1.0
+    num_actions: int = 10
+    importance_weights: bool = False
+    entropy_weight: float = 0.0
+    min_log_std: float = -20.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ValueError: names the setting, what was expected and what was found.
+        """
+        if self.form not in ("uniform", "logsumexp"):
+            raise ValueError(f"form: expected uniform or logsumexp, found {self.form!r}.")
+        lowest = {"weight": 0, "num_actions": 1, "entropy_weight": 0}
+        for name, bound in lowest.items():
+            if getattr(self, name) < bound:
+                raise ValueError(f"{name}: expected at least {bound}, found {getattr(self, name)}.")
+        if self.temperature <= 0.0:
+            raise ValueError(f"temperature: expected more than 0, found {self.temperature}.")
+        if not 0.0 <= self.discount <= 1.0:
+            raise ValueError(f"discount: expected 0 to 1, found {self.discount}.")
+        if self.min_log_std >= MAX_LOG_STD:
+            raise ValueError(
+                f"min_log_std: expected less than {MAX_LOG_STD}, found {self.min_log_std}."
+            )
+
+    def group_sizes(self) -> tuple[int, int]:
+        """Return how many uniform actions, and how many of pi(b) and of pi(b') each, are sampled.
+
+        Nothing is sampled where nothing is used.
+        """
+        if self.weight == 0:
+            return 0, 0
+        return self.num_actions, self.num_actions if self.form == "logsumexp" else 0
+
+
+class CQLNoise(NamedTuple):
+    """All random numbers of one update.
+
+    Attributes:
+        backup: standard normal [B, A], of a' ~ pi(b').
+        actor: standard normal [B, A], of the action that the actor's loss values.
+        uniform: actions [B, N, A], uniform in [-1, 1].
+        policy: standard normal [B, N, A], of the group from pi(b).
+        following: standard normal [B, N, A], of the group from pi(b').
+    """
+
+    backup: Tensor
+    actor: Tensor
+    uniform: Tensor
+    policy: Tensor
+    following: Tensor
+
+
+def draw_noise(
+    shape: tuple[int, ...],
+    settings: CQLSettings,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    generator: torch.Generator | None = None,
+) -> CQLNoise:
+    """Draw the random numbers for actions of shape [..., A], in a fixed order.
+
+    Groups that the settings do not use have N = 0. Without a generator, from the global state.
+    """
+    *rows, size = shape
+    uniform, policy = settings.group_sizes()
+    where: dict[str, Any] = {"device": device, "dtype": dtype, "generator": generator}
+    return CQLNoise(
+        torch.randn(*rows, size, **where),
+        torch.randn(*rows, size, **where),
+        2.0 * torch.rand(*rows, uniform, size, **where) - 1.0,
+        torch.randn(*rows, policy, size, **where),
+        torch.randn(*rows, policy, size, **where),
+    )
+
+
+def actor_gaussian(
+    actor: Layers, observation: Tensor, settings: CQLSettings
+) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of the actions before the tanh, [B, A] each.
+
+    Args:
+        actor: one network of O -> 2 A.
+        observation: [B, O].
+        settings: has the floor of the log standard deviation.
+    """
+    mean, log_std = stacked_mlp(actor, observation[None])[0].chunk(2, dim=-1)
+    return mean, log_std.clamp(settings.min_log_std, MAX_LOG_STD).exp()
+
+
+def twin_values(critics: Layers, observation: Tensor, actions: Tensor) -> Tensor:
+    """Return both critics' values of M actions at each observation.
+
+    The first layer's product with the observation is taken once, not once for each action.
+
+    Args:
+        critics: two networks of O + A -> 1.
+        observation: [B, O].
+        actions: [B, M, A].
+
+    Returns:
+        [2, B, M].
+    """
+    (weight, bias), *rest = critics
+    num_rows, num_actions, _ = actions.shape
+    size = observation.shape[-1]
+    shared = torch.baddbmm(bias, observation.expand(2, -1, -1), weight[:, :size])
+    own = torch.matmul(actions.flatten(0, 1), weight[:, size:])
+    hidden = shared[:, :, None] + own.unflatten(1, (num_rows, num_actions))
+    values = stacked_mlp(rest, torch.relu(hidden).flatten(1, 2))
+    return values.view(2, num_rows, num_actions)
+
+
+def conservative_actions(
+    parameters: CQLParameters,
+    batch: Mapping[str, Tensor],
+    noise: CQLNoise,
+    settings: CQLSettings,
+) -> tuple[Tensor, Tensor]:
+    """Return the sampled actions of all groups [B, M, A] and their log densities [B, M].
+
+    Groups in order: uniform, pi(b), pi(b'), of those that the settings use.
+    """
+    actions = [noise.uniform]
+    uniform_log_density = -math.log(2.0) * noise.uniform.shape[-1]
+    densities = [torch.full_like(noise.uniform[..., 0], uniform_log_density)]
+    groups = {"observation": noise.policy, "next_observation": noise.following}
+    if settings.form == "logsumexp":
+        for name, normal in groups.items():
+            mean, std = actor_gaussian(parameters.actor, batch[name], settings)
+            action, density = tanh_sample(mean[:, None], std[:, None], normal)
+            actions.append(action)
+            densities.append(density)
+    return torch.cat(actions, dim=1), torch.cat(densities, dim=1)
+
+
+def conservative_penalty(
+    sampled: Tensor, data: Tensor, log_density: Tensor, settings: CQLSettings
+) -> Tensor:
+    """Return the conservative term of every row and critic, [2, B], without its weight.
+
+    With ``logsumexp`` the number of actions is divided out, so that a constant Q costs nothing.
+
+    Args:
+        sampled: Q of the sampled actions, [2, B, M].
+        data: Q of the data's action, [2, B].
+        log_density: of the sampled actions, [B, M].
+        settings: form, importance weights.
+    """
+    if settings.form == "uniform":
+        return sampled.mean(dim=-1) - data
+    exponent = sampled / settings.temperature
+    if settings.importance_weights:
+        exponent = exponent - log_density
+    mean = torch.logsumexp(exponent, dim=-1) - math.log(sampled.shape[-1])
+    return settings.temperature * mean - data
+
+
+def backup(
+    parameters: CQLParameters,
+    targets: Layers,
+    batch: Mapping[str, Tensor],
+    noise: Tensor,
+    settings: CQLSettings,
+) -> Tensor:
+    """Return r + discount * min Q'(b', a') with a' ~ pi(b'), [B]; the reward alone at the end."""
+    following = batch["next_observation"]
+    mean, std = actor_gaussian(parameters.actor, following, settings)
+    action, _ = tanh_sample(mean, std, noise)
+    value = twin_values(targets, following, action[:, None])[..., 0].amin(dim=0)
+    return batch["reward"] + settings.discount * torch.where(batch["terminated"], 0.0, value)
+
+
+def cql_losses(
+    parameters: CQLParameters,
+    targets: Layers,
+    batch: Mapping[str, Tensor],
+    noise: CQLNoise,
+    row_weight: Tensor,
+    settings: CQLSettings,
+) -> dict[str, Tensor]:
+    """Return the losses of one update and what to log, as weighted sums over rows.
+
+    Args:
+        parameters: what is learned; the losses' gradients are of the actor through ``actor`` and of
+            the critics through ``critic`` and ``penalty`` alone.
+        targets: the target critics.
+        batch: observation, next_observation [B, O], action [B, A], reward [B], terminated [B] bool.
+        noise: all random numbers.
+        row_weight: weight of every row's loss, [B]; 1 / B for a mean.
+        settings: discount, conservative term, actor.
+
+    Returns:
+        ``critic`` (half the squared TD error, summed over the twins), ``penalty`` (likewise, times
+        its weight; left out where that is 0), ``actor``: to be added. Detached: ``value`` (mean Q
+        of the data's actions), ``policy_value`` (Q of the actor's), ``entropy`` (nats).
+    """
+    observation, data_action = batch["observation"], batch["action"][:, None]
+    conservative = settings.weight > 0
+    with torch.no_grad():
+        aim = backup(parameters, targets, batch, noise.backup, settings)
+        actions, density = data_action, data_action[..., 0]
+        if conservative:
+            sampled, density = conservative_actions(parameters, batch, noise, settings)
+            actions = torch.cat([data_action, sampled], dim=1)
+    values = twin_values(parameters.critics, observation, actions)
+    data_value = values[..., 0]
+    losses = {"critic": 0.5 * ((data_value - aim).square().sum(dim=0) * row_weight).sum()}
+    if conservative:
+        penalty = conservative_penalty(values[..., 1:], data_value, density, settings)
+        losses["penalty"] = settings.weight * (penalty.sum(dim=0) * row_weight).sum()
+
+    action, log_density = tanh_sample(
+        *actor_gaussian(parameters.actor, observation, settings), noise.actor
+    )
+    constant = [(weight.detach(), bias.detach()) for weight, bias in parameters.critics]
+    policy_value = twin_values(constant, observation, action[:, None])[..., 0].amin(dim=0)
+    actor = settings.entropy_weight * log_density - policy_value
+    return losses | {
+        "actor": (actor * row_weight).sum(),
+        "value": (data_value.detach().mean(dim=0) * row_weight).sum(),
+        "policy_value": (policy_value.detach() * row_weight).sum(),
+        "entropy": -(log_density.detach() * row_weight).sum(),
+    }

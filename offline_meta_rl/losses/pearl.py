@@ -1,0 +1,218 @@
+"""The losses of offline PEARL, as functions of parameters and data; all tasks are one batch.
+
+Rakelly et al., 2019 (arXiv 1903.08254), Algorithm 1 and section 4.2, with the soft actor-critic of
+their code: twin critics, a value function with a target (as in arXiv 1801.01290), a temperature of
+alpha = 1 and scaled rewards. The latent variable is sampled once for each task; the encoder learns
+from the critics' loss and from the divergence alone.
+
+    critic    sum over the twins of (Q(s, a, z) - (r + discount * V_target(s', z~)))^2     (Eq. 2)
+    value     (V(s, z~) - (min Q(s, a', z~) - alpha log pi(a' | s, z~)))^2,  a' ~ pi(. | s, z~)
+    actor     alpha log pi(a' | s, z~) - min Q(s, a', z~)                                  (Eq. 3)
+    kl        beta KL(q(z | c) || N(0, I))
+
+where z~ is z without gradient. The behaviour-regularised variant adds a squared distance to the
+data's actions to the actor's loss, relative to the mean size of Q, as TD3+BC does (Fujimoto and
+Gu, 2021, arXiv 2106.06860, Eqs. 3 to 5). Shapes: T tasks, B transitions, C numbers of one
+transition of context, Z latent size, O/A observation/action size.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from offline_meta_rl.losses import functional
+from offline_meta_rl.losses.sac import tanh_sample
+from offline_meta_rl.networks.context_encoder import (
+    Gaussians,
+    divergence_from_prior,
+    draw,
+    posterior,
+)
+from offline_meta_rl.networks.stacked import Layers, conditioned_mlp
+
+MIN_LOG_STD, MAX_LOG_STD = -20.0, 2.0
+
+
+class PearlParameters(NamedTuple):
+    """What is learned; every network but the encoder takes z beside its inputs.
+
+    Attributes:
+        encoder: one network of C -> 2 Z.
+        actor: one network of O + Z -> 2 A, mean and log standard deviation before the tanh.
+        critics: two networks of O + A + Z -> 1.
+        value: one network of O + Z -> 1.
+    """
+
+    encoder: Layers
+    actor: Layers
+    critics: Layers
+    value: Layers
+
+
+class PearlNoise(NamedTuple):
+    """Standard normal numbers of one update: ``latent`` [T, Z], ``action`` [T, B, A]."""
+
+    latent: Tensor
+    action: Tensor
+
+
+@dataclass(frozen=True)
+class PearlSettings:
+    """What the losses depend on besides parameters and data; see ``methods.pearl.Pearl``."""
+
+    discount: float
+    reward_scale: float
+    entropy_weight: float
+    kl_weight: float
+    policy_regularisation: float
+    behaviour_weight: float
+    advantage_temperature: float | None
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ValueError: names the setting, what was expected and what was found.
+        """
+        for name in ("entropy_weight", "kl_weight", "policy_regularisation", "behaviour_weight"):
+            if getattr(self, name) < 0.0:
+                raise ValueError(f"{name}: expected at least 0, found {getattr(self, name)}.")
+        if not 0.0 <= self.discount <= 1.0:
+            raise ValueError(f"discount: expected 0 to 1, found {self.discount}.")
+        if self.reward_scale <= 0.0:
+            raise ValueError(f"reward_scale: expected more than 0, found {self.reward_scale}.")
+        temperature = self.advantage_temperature
+        if temperature is not None and (temperature <= 0.0 or self.behaviour_weight == 0.0):
+            raise ValueError(
+                "advantage_temperature: expected more than 0, with a behaviour_weight of more than "
+                f"0, found {temperature} and {self.behaviour_weight}. Set both, or leave it out."
+            )
+
+
+def actor_gaussian(actor: Layers, observation: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and log standard deviation of the actions before the tanh, [T, B, A] each.
+
+    Args:
+        actor: see ``PearlParameters``.
+        observation: [T, B, O].
+        latent: z, [T, Z].
+    """
+    mean, log_std = conditioned_mlp(actor, observation, latent)[0].chunk(2, dim=-1)
+    return mean, log_std.clamp(MIN_LOG_STD, MAX_LOG_STD)
+
+
+def twin_values(critics: Layers, observation: Tensor, action: Tensor, latent: Tensor) -> Tensor:
+    """Return both critics' values [2, T, B] of observations [T, B, O] and actions [T, B, A]."""
+    inputs = torch.cat([observation, action], dim=-1)
+    return conditioned_mlp(critics, inputs, latent).squeeze(-1)
+
+
+def state_value(value: Layers, observation: Tensor, latent: Tensor) -> Tensor:
+    """Return V(s, z) [T, B] of observations [T, B, O]."""
+    return conditioned_mlp(value, observation, latent)[0].squeeze(-1)
+
+
+def pearl_losses(
+    parameters: PearlParameters,
+    target_value: Layers,
+    context: Tensor,
+    batch: Mapping[str, Tensor],
+    noise: PearlNoise,
+    task_weight: Tensor,
+    settings: PearlSettings,
+) -> dict[str, Tensor]:
+    """Return the losses of one update and what to log, as weighted sums over tasks.
+
+    Args:
+        parameters: what is learned; each loss has gradients in its own network alone, ``critic`` in
+            critics and encoder, ``kl`` in the encoder.
+        target_value: V_target, a network like ``value``.
+        context: c, [T, C_rows, C].
+        batch: observation, next_observation [T, B, O], action [T, B, A], reward [T, B], terminated
+            [T, B] bool. Nothing follows a terminated episode; what follows a truncated one counts.
+        noise: of z and of the actor's actions.
+        task_weight: weight of each task's losses, [T]; 1 / T for a mean.
+        settings: of the losses.
+
+    Returns:
+        ``critic``, ``value``, ``actor``, ``kl`` (times its weight): to be added. Detached:
+        ``divergence`` (nats), ``data_value`` and ``policy_value`` (Q of the data's actions and of
+        the actor's, in scaled units of return), ``entropy`` (nats), ``behaviour_distance`` (mean
+        squared difference of the actor's and the data's actions).
+    """
+    q = posterior(parameters.encoder, context)
+    return losses_given(q, parameters, target_value, batch, noise, task_weight, settings)
+
+
+def losses_given(
+    q: Gaussians,
+    parameters: PearlParameters,
+    target_value: Layers,
+    batch: Mapping[str, Tensor],
+    noise: PearlNoise,
+    task_weight: Tensor,
+    settings: PearlSettings,
+) -> dict[str, Tensor]:
+    """Return what ``pearl_losses`` does, from q(z | c), [T, Z]; the encoder is not used."""
+    latent = draw(q, noise.latent)
+    given = latent.detach()
+    with torch.no_grad():
+        after = state_value(target_value, batch["next_observation"], given)
+        after = torch.where(batch["terminated"], 0.0, after)
+        aim = settings.reward_scale * batch["reward"] + settings.discount * after
+    data_values = twin_values(parameters.critics, batch["observation"], batch["action"], latent)
+    critic = (data_values - aim).square().sum(dim=0).mean(dim=-1)
+
+    mean, log_std = actor_gaussian(parameters.actor, batch["observation"], given)
+    action, log_density = tanh_sample(mean, log_std.exp(), noise.action)
+    constant = [(weight.detach(), bias.detach()) for weight, bias in parameters.critics]
+    policy_value = twin_values(constant, batch["observation"], action, given).amin(dim=0)
+    value = state_value(parameters.value, batch["observation"], given)
+    soft_value = policy_value - settings.entropy_weight * log_density
+    value_loss = (value - soft_value.detach()).square().mean(dim=-1)
+
+    actor = -soft_value.mean(dim=-1)
+    size = mean.square().mean(dim=(1, 2)) + log_std.square().mean(dim=(1, 2))
+    actor = actor + settings.policy_regularisation * size
+    distance = (action - batch["action"]).square().mean(dim=-1)
+    if settings.behaviour_weight > 0.0:
+        advantage = (data_values.amin(dim=0) - value).detach()
+        scale = policy_value.detach().abs().mean(dim=-1)
+        term = (_behaviour_weights(advantage, settings) * distance).mean(dim=-1)
+        actor = actor + settings.behaviour_weight * scale * term
+    divergence = divergence_from_prior(q)
+    losses = {
+        "critic": critic,
+        "value": value_loss,
+        "actor": actor,
+        "kl": settings.kl_weight * divergence,
+    }
+    shown = {
+        "divergence": divergence,
+        "data_value": data_values.mean(dim=(0, 2)),
+        "policy_value": policy_value.mean(dim=-1),
+        "entropy": -log_density.mean(dim=-1),
+        "behaviour_distance": distance.mean(dim=-1),
+    }
+    found = losses | {name: each.detach() for name, each in shown.items()}
+    return {name: (task_weight * each).sum() for name, each in found.items()}
+
+
+def total_loss(losses: Mapping[str, Tensor]) -> Tensor:
+    """Return the sum of the losses of ``pearl_losses`` that are to be minimised."""
+    return losses["critic"] + losses["value"] + losses["actor"] + losses["kl"]
+
+
+def _behaviour_weights(advantage: Tensor, settings: PearlSettings) -> Tensor:
+    """Return the weight of every data action in the behaviour term, [T, B]."""
+    if settings.advantage_temperature is None:
+        return torch.ones_like(advantage)
+    return functional.advantage_weights(
+        advantage,
+        temperature=settings.advantage_temperature,
+        max_weight=20.0,
+        standardise=True,
+    )

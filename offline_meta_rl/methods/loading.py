@@ -1,0 +1,101 @@
+"""Load a trained method from its checkpoint; no simulator is imported.
+
+import offline_meta_rl
+
+method = offline_meta_rl.load("checkpoint.ckpt")
+policy = method.adapt(context)              # an nn.Sequential of ordinary layers
+"""
+
+import importlib
+import inspect
+import pickle
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from offline_meta_rl.methods.base import MetaModule
+
+
+def load(
+    checkpoint_path: str | Path, *, method: str | None = None, device: str | torch.device = "cpu"
+) -> "MetaModule":
+    """Build the method of a checkpoint, with its trained parameters, ready to adapt.
+
+    Only the method's own module is imported. A method of your own must be importable, for example
+    from the working directory.
+
+    Args:
+        checkpoint_path: a ``.ckpt`` file written by ``lightning fit``.
+        method: class name, or full class path, that the checkpoint must be of; None for any.
+        device: where the parameters go.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a checkpoint of this library, or one of another method.
+        ImportError: the method's class cannot be imported.
+    """
+    checkpoint = read_checkpoint(checkpoint_path)
+    class_path: str = checkpoint["method"]
+    if method is not None and method not in (class_path, class_path.rpartition(".")[2]):
+        raise ValueError(
+            f"Expected a checkpoint of {method}, found one of {class_path}: {checkpoint_path}."
+        )
+    method_class = _import_method(class_path)
+    given = checkpoint.get("hyper_parameters", {})
+    # Names with an underscore are Lightning's own, not arguments of the method.
+    arguments = {name: value for name, value in given.items() if not name.startswith("_")}
+    module: MetaModule = method_class(**arguments)
+    try:
+        module.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise ValueError(
+            f"The parameters in {checkpoint_path} do not fit {class_path} as it is now. Load it "
+            f"with the version of the code that wrote it. {error}"
+        ) from error
+    return module.to(device).eval()
+
+
+def read_checkpoint(checkpoint_path: str | Path) -> dict[str, Any]:
+    """Return the content of a checkpoint of this library, on the CPU.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a checkpoint of this library.
+    """
+    path = Path(checkpoint_path)
+    if not path.is_file():
+        raise FileNotFoundError(f"No checkpoint at {path}; expected a .ckpt file of a fit.")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, KeyError) as error:
+        raise ValueError(
+            f"{path} is not a readable checkpoint: expected a file of tensors and plain types as "
+            f"`lightning fit` writes it. {error}"
+        ) from error
+    if not isinstance(checkpoint, dict) or not {"method", "state_dict"} <= set(checkpoint):
+        found = sorted(checkpoint) if isinstance(checkpoint, dict) else type(checkpoint).__name__
+        raise ValueError(
+            f"{path} is not a checkpoint of offline_meta_rl: expected the entries method and "
+            f"state_dict, found {found}."
+        )
+    return checkpoint
+
+
+def _import_method(class_path: str) -> Any:
+    module_name, _, class_name = class_path.rpartition(".")
+    try:
+        method_class = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ImportError(
+            f"The checkpoint's method {class_path} cannot be imported: {error}. Install its "
+            "package or run from the folder that holds its module."
+        ) from error
+    if not (inspect.isclass(method_class) and hasattr(method_class, "adapt_tasks")):
+        raise ValueError(
+            f"The checkpoint's method {class_path} does not adapt to a context; expected a "
+            "subclass of MetaModule. Pass a checkpoint of a meta-learning method."
+        )
+    return method_class

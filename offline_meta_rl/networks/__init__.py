@@ -1,0 +1,1 @@
+"""Networks: generated layers, stacks of independent networks, the inner loop."""

@@ -1,0 +1,1 @@
+"""The variational filter over images and rewards."""

@@ -1,0 +1,240 @@
+"""The variational filter: a belief over environment state and task from images and rewards.
+
+The model of the Reflective Explorer (Rafailov et al., 2021, section 3.6), after MELD (Zhao et al.,
+2020). Only what depends on the step before is inside the loop over time; encoder, decoders, prior
+and losses run over all steps at once. All noise is an input, so that everything is deterministic.
+Shapes: B meta-trajectories, S steps of each, C x h x w pixels, A action size, E noise size,
+Z belief size.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from offline_meta_rl.networks.filter.batch import check_filter_batch
+from offline_meta_rl.networks.filter.gaussians import SLOPE, log_density_scale, squared_errors
+from offline_meta_rl.networks.filter.images import (
+    ConvolutionalDecoder,
+    ConvolutionalEncoder,
+    DenseDecoder,
+    DenseEncoder,
+    to_bytes,
+    to_unit,
+)
+from offline_meta_rl.networks.filter.latents import Filtered, Latent, State
+from offline_meta_rl.networks.filter.recurrent import RecurrentLatent
+from offline_meta_rl.networks.filter.two_level import TwoLevelLatent
+
+LATENTS: dict[str, type[Latent]] = {"two_level": TwoLevelLatent, "recurrent": RecurrentLatent}
+IMAGE_NETWORKS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
+    "convolutional": (ConvolutionalEncoder, ConvolutionalDecoder),
+    "dense": (DenseEncoder, DenseDecoder),
+}
+
+
+class VariationalFilter(nn.Module):
+    """Infers a latent state from images, actions and rewards, and learns by explaining them.
+
+    Args:
+        image_shape: C, h, w.
+        action_size: A.
+        latent: name of a latent state model (``two_level``, the paper's, or ``recurrent``), or a
+            class.
+        latent_sizes: its sizes by name; None for its defaults, which are MELD's.
+        image_network: ``convolutional`` or ``dense``.
+        image_size: depth d of the convolutional networks, or hidden size of the dense ones.
+        hidden_size: of the reward decoder's two hidden layers.
+        reward_copies: how often the reward is repeated beside the image's feature (MELD).
+        image_std: fixed standard deviation of every pixel.
+        reward_std: fixed standard deviation of the reward.
+        reward_weight: beta, of the reward's log-likelihood.
+        prior_reward_weight: of the log-likelihood of each reward given a sample of the *prior* at
+            the same step. 0 is the paper's formula, under which the filter may forget the task:
+            since the reward is an input, decoding it needs no memory. Any other value is a
+            departure.
+        autocast: run encoder and decoder of images in bfloat16.
+
+    Raises:
+        ValueError: unknown names, or images that do not fit the networks.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        action_size: int,
+        *,
+        latent: str | type[Latent] = "two_level",
+        latent_sizes: Mapping[str, int] | None = None,
+        image_network: str = "convolutional",
+        image_size: int = 32,
+        hidden_size: int = 256,
+        reward_copies: int = 32,
+        image_std: float = 0.1**0.5,
+        reward_std: float = 0.2,
+        reward_weight: float = 10.0,
+        prior_reward_weight: float = 0.0,
+        autocast: bool = False,
+    ) -> None:
+        super().__init__()
+        if isinstance(latent, str):
+            latent = _chosen(LATENTS, latent, "latent")
+        encoder, decoder = _chosen(IMAGE_NETWORKS, image_network, "image_network")
+        self.image_shape, self.reward_copies = tuple(image_shape), reward_copies
+        self.action_size = action_size
+        self.image_std, self.reward_std = image_std, reward_std
+        self.reward_weight, self.prior_reward_weight = reward_weight, prior_reward_weight
+        self.autocast = autocast
+        self.encoder = encoder(image_shape, image_size)
+        seen_size = int(self.encoder.feature_size) + reward_copies
+        model: Any = latent
+        self.latent: Latent = model(seen_size, action_size, **(latent_sizes or {}))
+        self.decoder = decoder(self.latent.sample_size, image_shape, image_size)
+        self.reward_decoder = nn.Sequential(
+            nn.Linear(self.latent.sample_size, hidden_size),
+            nn.LeakyReLU(SLOPE),
+            nn.Linear(hidden_size, hidden_size),
+            nn.LeakyReLU(SLOPE),
+            nn.Linear(hidden_size, 1),
+        )
+
+    @property
+    def belief_size(self) -> int:
+        """Z."""
+        return self.latent.belief_size
+
+    @property
+    def noise_size(self) -> int:
+        """E."""
+        return self.latent.noise_size
+
+    def initial(self, batch_size: int) -> State:
+        """Return the state before the first observation."""
+        return self.latent.initial(batch_size)
+
+    def step(
+        self, state: State, observation: Tensor, action: Tensor, reward: Tensor, noise: Tensor
+    ) -> tuple[State, Tensor]:
+        """Filter one step; the state is carried on between the episodes of a meta-trajectory.
+
+        Args:
+            state: after the step before.
+            observation: [B, C, h, w] uint8.
+            action: that led to it, [B, A]; 0 at the first observation of an episode.
+            reward: that arrived with it, [B]; 0 at the first observation of an episode.
+            noise: standard normal, [B, E].
+
+        Returns:
+            The state, and the belief [B, Z]: mean and variance of the latent state.
+        """
+        seen = self._seen(to_unit(observation, noise), reward)
+        state, _, belief = self.latent.step(state, seen, action, noise)
+        return state, belief
+
+    def beliefs(self, batch: Mapping[str, Tensor], noise: Tensor) -> Tensor:
+        """Return the belief at every step, [B, S, Z]; it means nothing in padding.
+
+        Args:
+            batch: observation [B, S, C, h, w] uint8, action [B, S, A], reward [B, S], mask [B, S].
+            noise: standard normal, [B, S, E].
+        """
+        check_filter_batch(batch, self.image_shape, self.action_size)
+        images = to_unit(batch["observation"], noise)
+        return self.latent.belief(self._filter(images, batch, noise)).transpose(0, 1)
+
+    def reconstructions(self, batch: Mapping[str, Tensor], noise: Tensor) -> Tensor:
+        """Return decoded images, [B, S, C, h, w] uint8; arguments as of ``beliefs``."""
+        check_filter_batch(batch, self.image_shape, self.action_size)
+        images = to_unit(batch["observation"], noise)
+        return to_bytes(self._decode(self._filter(images, batch, noise).sample))
+
+    def elbo(self, batch: Mapping[str, Tensor], noise: Tensor) -> dict[str, Tensor]:
+        """Return the loss, minus the evidence lower bound of section 3.6, and its terms.
+
+        Every term is a sum over time and a mean over meta-trajectories: weighted by ``weight`` [B]
+        of the batch where there is one, so that the parts of several processes add up.
+
+        Args:
+            batch: as of ``beliefs``.
+            noise: standard normal, [B, S, E].
+
+        Returns:
+            ``loss``; ``elbo`` in nats; the negative log-likelihoods ``image``, ``reward`` and
+            ``prior_reward``, without their weights; ``kl``. Only the loss has gradients.
+
+        Raises:
+            ValueError: a field that is missing or does not fit; see ``check_filter_batch``.
+        """
+        check_filter_batch(batch, self.image_shape, self.action_size)
+        images = to_unit(batch["observation"], noise)
+        filtered = self._filter(images, batch, noise)
+        action, noises = batch["action"].transpose(0, 1), noise.transpose(0, 1)
+        divergence, expected = self.latent.prior(filtered, action, noises)
+        valid = batch["mask"].to(noise.dtype).t()
+        count = batch.get("weight", None)
+        weight = valid / len(noise) if count is None else valid * count
+        reward = batch["reward"].t()
+        terms = {
+            "image": self._image_loss(images, filtered.sample, weight),
+            "reward": self._reward_loss(reward, filtered.sample, weight),
+            "kl": (divergence * weight).sum(),
+        }
+        bound = -terms["image"] - self.reward_weight * terms["reward"] - terms["kl"]
+        if self.prior_reward_weight:
+            terms["prior_reward"] = self._reward_loss(reward, expected, weight)
+        else:
+            with torch.no_grad():
+                terms["prior_reward"] = self._reward_loss(reward, expected, weight)
+        loss = self.prior_reward_weight * terms["prior_reward"] - bound
+        return {"loss": loss, "elbo": bound.detach()} | {k: v.detach() for k, v in terms.items()}
+
+    def _seen(self, images: Tensor, reward: Tensor) -> Tensor:
+        """Return features of images [N, C, h, w] beside copies of the rewards [N]."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocast):
+            feature = self.encoder(images)
+        copies = reward[:, None].expand(-1, self.reward_copies)
+        return torch.cat([feature.to(reward.dtype), copies], dim=-1)
+
+    def _filter(self, images: Tensor, batch: Mapping[str, Tensor], noise: Tensor) -> Filtered:
+        """Filter images [B, S, C, h, w] from 0 to 1; what comes out is [S, B, ...]."""
+        seen = self._seen(images.flatten(0, 1), batch["reward"].flatten())
+        mask = batch["mask"]
+        return self.latent.filter(
+            seen.unflatten(0, noise.shape[:2]).transpose(0, 1),
+            batch["action"].transpose(0, 1),
+            noise.transpose(0, 1),
+            None if bool(mask.all()) else mask.t(),
+        )
+
+    def _decode(self, sample: Tensor) -> Tensor:
+        """Return images of samples, [S, B, L] -> [B, S, C, h, w]."""
+        rows = sample.transpose(0, 1)
+        with torch.autocast(sample.device.type, torch.bfloat16, enabled=self.autocast):
+            images = self.decoder(rows.flatten(0, 1))
+        return images.to(sample.dtype).unflatten(0, rows.shape[:2])
+
+    def _image_loss(self, images: Tensor, sample: Tensor, weight: Tensor) -> Tensor:
+        """Return minus the log-likelihood of images [B, S, ...], weighted by [S, B]."""
+        scale, constant = log_density_scale(self.image_std)
+        error = squared_errors(self._decode(sample).flatten(0, 1), images.flatten(0, 1))
+        numbers = math.prod(self.image_shape)
+        return ((scale * error + constant * numbers) * weight.t().flatten()).sum()
+
+    def _reward_loss(self, reward: Tensor, sample: Tensor, weight: Tensor) -> Tensor:
+        """Return minus the log-likelihood of rewards [S, B] given samples [S, B, L]."""
+        scale, constant = log_density_scale(self.reward_std)
+        error = (self.reward_decoder(sample)[..., 0] - reward).square()
+        return ((scale * error + constant) * weight).sum()
+
+
+def _chosen(known: Mapping[str, Any], name: str, argument: str) -> Any:
+    """Return what a name stands for.
+
+    Raises:
+        ValueError: nothing.
+    """
+    if name not in known:
+        raise ValueError(f"{argument}: expected one of {sorted(known)}, found {name!r}.")
+    return known[name]
