@@ -7,6 +7,7 @@ become a dataset like any other, whose stages are equal parts of the lifetime.
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from datamodules.lifetimes import lifetime_storage, lifetime_writer, transition_
 from datamodules.preparation import check_vector_family
 from offline_meta_rl.behaviour.collect import derived_seed
 from offline_meta_rl.behaviour.shaping import RewardShaping
+from offline_meta_rl.data.contracts import DataSizes
 from offline_meta_rl.data.lifetimes import LifetimeStorage, commit_lifetimes
 from offline_meta_rl.data.writer import dataset_lock
 from offline_meta_rl.envs import FAMILIES
@@ -102,6 +104,10 @@ class LifetimeBuffers(lightning.LightningDataModule):
         self.storage: LifetimeStorage | None = None
         self._restored: dict[str, Any] | None = None
         self._held = contextlib.ExitStack()
+
+    def sizes(self) -> DataSizes:
+        """Return the sizes of what the environments give and take, for the trained tasks."""
+        return replace(self.family.sizes(), num_tasks=self.num_tasks)
 
     @property
     def planned_updates(self) -> int:

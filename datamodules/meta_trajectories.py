@@ -20,6 +20,7 @@ from datamodules.preparation import (
     check_environment,
     check_intervals,
     data_device,
+    data_sizes,
     dataset_path,
     prepare_dataset,
 )
@@ -27,6 +28,7 @@ from datamodules.sampling.episodes import EpisodeTable
 from datamodules.sampling.stitch import Rows, Segments, draw_segments
 from datamodules.sampling.stitch_checks import check_stitching
 from datamodules.sampling.transitions import BeliefTransitions
+from offline_meta_rl.data.contracts import DataSizes
 from offline_meta_rl.data.dataset import TaskDataset
 
 # Streams of random numbers that never meet.
@@ -142,6 +144,10 @@ class MetaTrajectories(lightning.LightningDataModule):
     def horizon(self) -> int:
         """H, steps of the longest episode: a meta-trajectory has K (H + 1) positions."""
         return self._table.horizon
+
+    def sizes(self) -> DataSizes:
+        """Return the sizes of the data, there or still to be collected."""
+        return data_sizes(self.path, self.hparams)
 
     def prepare_data(self) -> None:
         """Collect the dataset if it is missing; other processes wait meanwhile."""

@@ -17,6 +17,7 @@ from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
 from datamodules.preparation import check_vector_family
 from offline_meta_rl.behaviour.shaping import RewardShaping
+from offline_meta_rl.data.contracts import DataSizes
 from offline_meta_rl.envs import FAMILIES
 
 
@@ -102,6 +103,10 @@ class OnlineBuffer(lightning.LightningDataModule):
                 f"OnlineBuffer simulates and keeps its replay in one process, found {found}. "
                 "Set --trainer.devices=1."
             )
+
+    def sizes(self) -> DataSizes:
+        """Return the sizes of what the environments give and take."""
+        return self.family.sizes()
 
     @property
     def task_feature_size(self) -> int:

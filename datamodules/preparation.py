@@ -11,7 +11,9 @@ import torch
 from datamodules.sampling.chunks import make_chunks
 from datamodules.sampling.rows import make_buffer
 from datamodules.sampling.tasks import TaskSampler
+from offline_meta_rl.data.contracts import DataSizes
 from offline_meta_rl.data.dataset import TaskDataset
+from offline_meta_rl.data.manifest import MANIFEST_FILE, Manifest
 from offline_meta_rl.data.remote import local_dataset
 
 RESIDENT_BYTES = 4 * 2**30
@@ -28,6 +30,20 @@ def dataset_path(settings: Mapping[str, Any]) -> Path:
     from offline_meta_rl.behaviour.collect import default_dataset_path
 
     return default_dataset_path(_family(settings["env"]), **_collection(settings))
+
+
+def data_sizes(path: Path, settings: Mapping[str, Any]) -> DataSizes:
+    """Return the sizes of a dataset, or of the family whose data are to be collected.
+
+    Args:
+        path: the dataset's folder, which need not exist yet.
+        settings: those of TaskBuffers.
+    """
+    file = path / MANIFEST_FILE
+    if file.is_file():
+        return DataSizes.of_manifest(Manifest.from_json(file.read_text(encoding="utf-8"), file))
+    found: DataSizes = _family(settings["env"]).sizes()
+    return found
 
 
 def prepare_dataset(path: Path, settings: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ from datamodules.preparation import (
     check_settings,
     check_vectors,
     data_device,
+    data_sizes,
     dataset_path,
     make_sampler,
     plain_slice,
@@ -30,6 +31,7 @@ from datamodules.sampling.fields import FieldTable
 from datamodules.sampling.pool import ChunkPool
 from datamodules.sampling.rows import BufferSlice, Rows, SliceSpec, make_buffer
 from datamodules.sampling.tasks import BatchRows
+from offline_meta_rl.data.contracts import DataSizes
 from offline_meta_rl.data.dataset import TaskDataset
 
 
@@ -138,6 +140,10 @@ class TaskBuffers(lightning.LightningDataModule):
         from offline_meta_rl.envs import family_of
 
         return family_of(self.dataset.manifest.environment)
+
+    def sizes(self) -> DataSizes:
+        """Return the sizes of the data, there or still to be collected."""
+        return data_sizes(self.path, self.hparams)
 
     def prepare_data(self) -> None:
         """Collect the dataset if it is missing; other processes wait meanwhile."""

@@ -6,6 +6,7 @@ its config lists, and a checkpoint that is enough by itself (``lightning test --
 Order of precedence: command line, then ``--config``, then the checkpoint, then the defaults.
 """
 
+import contextlib
 import importlib
 import logging
 import os
@@ -13,7 +14,8 @@ import pkgutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,9 @@ from callbacks.progress import Progress
 from callbacks.save_policies import SavePolicies
 from callbacks.store_config import StoreConfig, stored_config
 from offline_meta_rl.common.commands import DEBUG_VARIABLE, raised_in_project
+from offline_meta_rl.common.renamed import check_names, options, rename
 from offline_meta_rl.common.wandb_login import logged_in
+from offline_meta_rl.data.contracts import DataSizes, HasSizes
 
 PACKAGES = ("offline_meta_rl.methods", "datamodules", "callbacks")
 SHARED_CALLBACKS: dict[str, type[Callback]] = {
@@ -112,6 +116,42 @@ def option(arguments: Sequence[str], name: str) -> str | None:
     return found
 
 
+def given_configs(arguments: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield name and content of each ``--config`` that can be read; the parser reports others."""
+    for position, argument in enumerate(arguments):
+        name = argument.removeprefix("--config=")
+        if argument == "--config" and position + 1 < len(arguments):
+            name = arguments[position + 1]
+        if name == argument or not Path(name).is_file():
+            continue
+        with contextlib.suppress(yaml.YAMLError, UnicodeDecodeError):
+            config = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+            if isinstance(config, dict):
+                yield name, config
+
+
+def owners_of(config: Mapping[str, Any]) -> dict[str, type]:
+    """Return the classes that a config names for ``model`` and ``data``, those that are known."""
+    bases: dict[str, type] = {"model": LightningModule, "data": LightningDataModule}
+    found: dict[str, type] = {}
+    for part, base in bases.items():
+        given = config.get(part)
+        name = given.get("class_path") if isinstance(given, Mapping) else given
+        known = {owner.__name__: owner for owner in subclasses(base)}
+        owner = known.get(str(name).rpartition(".")[2])
+        if owner is not None:
+            found[part] = owner
+    return found
+
+
+def subclasses(base: type) -> Iterator[type]:
+    """Yield all subclasses, those of subclasses too."""
+    direct: list[type] = base.__subclasses__()
+    for owner in direct:
+        yield owner
+        yield from subclasses(owner)
+
+
 class Parser(LightningArgumentParser):
     """Answers a mistake with the mistake, not with two hundred lines of usage."""
 
@@ -173,15 +213,40 @@ class CommandLine(LightningCLI):
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Give each shared callback its own top-level key."""
+        """Give each shared callback its own key; let the data say the sizes of the networks."""
         for key, callback in SHARED_CALLBACKS.items():
             parser.add_lightning_class_args(callback, key)
+        for name in DataSizes.names():
+            parser.link_arguments(
+                "data",
+                f"model.init_args.{name}",
+                compute_fn=partial(self._size, name),
+                apply_on="instantiate",
+            )
+
+    def _size(self, name: str, data: LightningDataModule) -> int | tuple[int, ...] | None:
+        """Return the method's argument ``name``: as given, or else what the data says."""
+        config = self.config.get(str(self.subcommand), self.config)
+        given: int | tuple[int, ...] | None = (config.model.init_args or {}).get(name)
+        if given is None and isinstance(data, HasSizes):
+            given = getattr(data.sizes(), name)
+        return given
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, with the config stored in ``--ckpt_path`` read before any ``--config``."""
         arguments = list(sys.argv[1:] if args is None else args)
+        self._check_names(arguments)
         with tempfile.TemporaryDirectory() as folder:
             self.config = parser.parse_args(self._with_stored_config(arguments, Path(folder)))
+
+    def _check_names(self, arguments: list[str]) -> None:
+        """Refuse settings of earlier versions, in files and on the command line."""
+        owners: dict[str, type] = {}
+        for origin, config in given_configs(arguments):
+            owners |= owners_of(config)
+            check_names(config, origin, owners)
+        owners |= owners_of({part: option(arguments, f"--{part}") for part in ("model", "data")})
+        check_names(options(arguments), "the command line", owners)
 
     def _with_stored_config(self, arguments: list[str], folder: Path) -> list[str]:
         names = list(self.subcommands())
@@ -200,6 +265,7 @@ class CommandLine(LightningCLI):
                 f"{given} holds no config; expected a checkpoint written by `lightning fit`. "
                 "Give the run's config too: --config FILE."
             )
+        rename(config, owners_of(config))
         if arguments[position] == "finetune":
             config["trainer"].pop("callbacks", None)  # they belong to the meta-training
         path = folder / "stored.yaml"

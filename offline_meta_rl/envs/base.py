@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from offline_meta_rl.data.contracts import DataSizes
 from offline_meta_rl.data.manifest import box
 
 Array = NDArray[np.float64]
@@ -117,6 +118,16 @@ class TaskFamily(ABC):
         if self.observation_dtype == "uint8":
             return box(list(self.observation_shape), "uint8", 0.0, 255.0)
         return box([self.observation_size], self.observation_dtype, None, None)
+
+    def sizes(self) -> DataSizes:
+        """Return the sizes of what the environments give and take."""
+        return DataSizes(
+            observation_size=self.observation_size,
+            action_size=self.action_size,
+            observation_shape=self.observation_shape or None,
+            task_feature_size=self.task_features(self.task_parameters(0)).shape[1],
+            num_tasks=self.num_tasks,
+        )
 
     def parameters_of(self, task: int, seed: int) -> Array:
         """Return the parameters [P] of one task.

@@ -8,6 +8,7 @@ import numpy as np
 from tensordict import TensorDict
 
 from offline_meta_rl.common.provenance import code_commit, global_seed
+from offline_meta_rl.common.settings import to_plain
 from offline_meta_rl.evaluation.protocol import EvaluationResult, Protocol
 
 
@@ -109,5 +110,5 @@ def describe_run(method: Any, datamodule: Any, step: int) -> dict[str, Any]:
         "dataset_checksum": dataset.checksum,
         "seed": global_seed(),
         "commit": code_commit(),
-        "config": {"model": dict(method.hparams), "data": dict(datamodule.hparams)},
+        "config": to_plain({"model": dict(method.hparams), "data": dict(datamodule.hparams)}),
     }

@@ -8,16 +8,18 @@ checkpoints, checks of data against the module's sizes.
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import lightning
 import numpy as np
 import torch
+from lightning.fabric.utilities.data import AttributeDict
 from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from offline_meta_rl.common.compiling import CompiledOrEager
+from offline_meta_rl.common.settings import to_plain
 from offline_meta_rl.data.context import check_context
 from offline_meta_rl.finetuning.learner import OnlineLearner, cannot_be_fine_tuned
 from offline_meta_rl.methods.checks import (
@@ -42,9 +44,11 @@ class MetaModule(lightning.LightningModule):
 
     Attributes:
         adaptation_steps: steps that ``adapt`` and ``predict`` take.
+        renamed: settings of earlier versions, old name -> new one (``inner.num_steps``).
     """
 
     adaptation_steps: int = 1
+    renamed: ClassVar[Mapping[str, str]] = {}
 
     if TYPE_CHECKING:
         hparams: Any  # Lightning's type has no attributes
@@ -54,6 +58,11 @@ class MetaModule(lightning.LightningModule):
         self.automatic_optimization = False
         self.clip_gradient_norm = clip_gradient_norm
         self._random_state: dict[str, Tensor] | None = None
+
+    @property
+    def hparams_initial(self) -> AttributeDict:
+        """The constructor's arguments as loggers get them, plain."""
+        return AttributeDict(to_plain(dict(super().hparams_initial)))
 
     @property
     def context_fields(self) -> tuple[str, ...]:
@@ -289,6 +298,9 @@ class MetaModule(lightning.LightningModule):
                     f"{name} holds NaN or inf at outer step {self.global_step}; no checkpoint is "
                     "written, the last one is untouched."
                 )
+        # Plain types only: a checkpoint is read without running code.
+        for key in checkpoint.keys() & {"hyper_parameters", "datamodule_hyper_parameters"}:
+            checkpoint[key] = to_plain(checkpoint[key])
         checkpoint["method"] = f"{type(self).__module__}.{type(self).__qualname__}"
         checkpoint["random_state"] = _random_state()
         dataset = getattr(getattr(self._trainer, "datamodule", None), "dataset", None)

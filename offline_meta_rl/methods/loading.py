@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from offline_meta_rl.common.settings import arguments_of
+
 if TYPE_CHECKING:
     from offline_meta_rl.methods.base import MetaModule
 
@@ -46,8 +48,8 @@ def load(
     method_class = _import_method(class_path)
     given = checkpoint.get("hyper_parameters", {})
     # Names with an underscore are Lightning's own, not arguments of the method.
-    arguments = {name: value for name, value in given.items() if not name.startswith("_")}
-    module: MetaModule = method_class(**arguments)
+    stored = {name: value for name, value in given.items() if not name.startswith("_")}
+    module: MetaModule = method_class(**arguments_of(method_class, stored))
     try:
         module.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:

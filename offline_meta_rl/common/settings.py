@@ -1,0 +1,109 @@
+"""Settings: frozen dataclasses that say each default and its meaning once.
+
+    @dataclass(frozen=True)
+    class InnerLoop:
+        num_steps: int = 1
+
+    class Macaw(MetaModule):
+        renamed = {"num_inner_steps": "inner.num_steps"}
+
+        def __init__(self, *, inner: InnerLoop = InnerLoop()): ...
+
+The command line fills them (``--model.inner.num_steps 3``), the losses take them as they are, and
+checkpoints hold them as plain dictionaries.
+"""
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+
+def to_plain(value: Any) -> Any:
+    """Return ``value`` with every dataclass in it as a dictionary; all else stays as it is."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [to_plain(item) for item in value]
+    return value
+
+
+def from_plain(kind: Any, value: Any, where: str) -> Any:
+    """Build what ``to_plain`` flattened.
+
+    Args:
+        kind: the annotation of the value: a dataclass, an optional one, or any other type.
+        value: of a checkpoint, or given in Python.
+        where: name of the value, for the message.
+
+    Raises:
+        ValueError: the dictionary has a key that the dataclass does not.
+    """
+    settings = _dataclass_of(kind)
+    if settings is None or not isinstance(value, Mapping):
+        return value
+    kinds = typing.get_type_hints(settings)
+    names = [f.name for f in dataclasses.fields(settings)]
+    unknown = sorted(set(value) - set(names))
+    if unknown:
+        raise ValueError(f"{where}: expected the settings {names}, found {', '.join(unknown)}.")
+    return settings(**{key: from_plain(kinds[key], value[key], f"{where}.{key}") for key in value})
+
+
+def arguments_of(owner: type, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return constructor arguments from stored ones, under the names that they have today.
+
+    Args:
+        owner: class whose constructor is to be called; its ``renamed`` maps old names to new ones.
+        stored: the arguments of a checkpoint, plain, perhaps written by an earlier version.
+
+    Raises:
+        ValueError: a setting that no version knows.
+    """
+    kinds = constructor_types(owner)
+    named = with_new_names(owner, stored)
+    return {name: from_plain(kinds.get(name), value, name) for name, value in named.items()}
+
+
+def with_new_names(owner: type, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments with renamed ones moved to where they are today.
+
+    A new name with dots is a setting inside a group: ``inner.num_steps``.
+    """
+    renamed = renamed_by(owner)
+    found = {name: value for name, value in given.items() if name not in renamed}
+    for old in given.keys() & renamed.keys():
+        *groups, last = renamed[old].split(".")
+        place = found
+        for group in groups:
+            place[group] = dict(place.get(group) or {})
+            place = place[group]
+        place[last] = given[old]
+    return found
+
+
+def renamed_by(owner: type) -> dict[str, str]:
+    """Return old name -> new name of a class's settings, those of its base classes included."""
+    found: dict[str, str] = {}
+    for base in reversed(owner.__mro__):
+        found |= vars(base).get("renamed", {})
+    return found
+
+
+def constructor_types(owner: type) -> dict[str, Any]:
+    """Return the annotations of all arguments that a class hands on to its base classes too."""
+    found: dict[str, Any] = {}
+    for base in reversed(owner.__mro__):
+        constructor = vars(base).get("__init__")
+        if inspect.isfunction(constructor):
+            found |= typing.get_type_hints(constructor)
+    return found
+
+
+def _dataclass_of(kind: Any) -> Any:
+    """Return the dataclass that an annotation names, alone or in a union; None without one."""
+    candidates = [kind, *typing.get_args(kind)]
+    return next((c for c in candidates if dataclasses.is_dataclass(c)), None)
