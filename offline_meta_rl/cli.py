@@ -34,6 +34,7 @@ from callbacks.progress import Progress
 from callbacks.save_policies import SavePolicies
 from callbacks.store_config import StoreConfig, stored_config
 from offline_meta_rl.common.commands import DEBUG_VARIABLE, raised_in_project
+from offline_meta_rl.common.configs import expand
 from offline_meta_rl.common.renamed import check_names, options, rename
 from offline_meta_rl.common.wandb_login import logged_in
 from offline_meta_rl.data.contracts import DataSizes, HasSizes
@@ -234,9 +235,10 @@ class CommandLine(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, with the config stored in ``--ckpt_path`` read before any ``--config``."""
-        arguments = list(sys.argv[1:] if args is None else args)
-        self._check_names(arguments)
+        given = list(sys.argv[1:] if args is None else args)
         with tempfile.TemporaryDirectory() as folder:
+            arguments = expand(given, Path(folder))
+            self._check_names(arguments)
             self.config = parser.parse_args(self._with_stored_config(arguments, Path(folder)))
 
     def _check_names(self, arguments: list[str]) -> None:

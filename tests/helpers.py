@@ -2,16 +2,27 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning
 import numpy as np
 from numpy.typing import NDArray
 from tensordict import TensorDict
 
+from offline_meta_rl.common.settings import arguments_of
 from offline_meta_rl.data.writer import DatasetWriter
 
+Owner = TypeVar("Owner")
 STAGES = ["poor", "fair", "good", "expert"]
+
+
+def build(owner: type[Owner], **settings: Any) -> Owner:
+    """Return a method from its settings by their short names: ``width`` for ``network.width``.
+
+    Short names are those that the settings had before they were grouped, so what is built is what
+    an old checkpoint becomes.
+    """
+    return owner(**arguments_of(owner, settings))
 
 
 def make_episodes(

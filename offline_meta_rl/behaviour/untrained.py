@@ -10,7 +10,7 @@ from torch import Tensor
 
 from offline_meta_rl.behaviour.policy import BehaviourPolicy
 from offline_meta_rl.envs.base import Array, TaskFamily
-from offline_meta_rl.networks.generated import num_action_layers, policy_forward, policy_sizes
+from offline_meta_rl.networks.generated import policy_forward, policy_sizes
 
 STAGE = "untrained"
 WIDTH, DEPTH, HEAD_WIDTH, LATENT_SIZE = 100, 3, 32, 100
@@ -45,9 +45,7 @@ class WithUntrained:
         self.digest = f"{behaviour.digest}-{STAGE}{episodes}"
         sizes = policy_sizes(family.observation_size, family.action_size, WIDTH, DEPTH, HEAD_WIDTH)
         generator = torch.Generator().manual_seed(seed)
-        self._thetas = [
-            initial_theta(*size, generator) for size in sizes[: num_action_layers(DEPTH)]
-        ]
+        self._thetas = [initial_theta(*size, generator) for size in sizes[: DEPTH + 1]]
 
     def act(
         self,

@@ -31,13 +31,14 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def from_plain(kind: Any, value: Any, where: str) -> Any:
+def from_plain(kind: Any, value: Any, where: str, default: Any = None) -> Any:
     """Build what ``to_plain`` flattened.
 
     Args:
         kind: the annotation of the value: a dataclass, an optional one, or any other type.
         value: of a checkpoint, or given in Python.
         where: name of the value, for the message.
+        default: has the settings that ``value`` does not; None for the dataclass's own.
 
     Raises:
         ValueError: the dictionary has a key that the dataclass does not.
@@ -50,7 +51,10 @@ def from_plain(kind: Any, value: Any, where: str) -> Any:
     unknown = sorted(set(value) - set(names))
     if unknown:
         raise ValueError(f"{where}: expected the settings {names}, found {', '.join(unknown)}.")
-    return settings(**{key: from_plain(kinds[key], value[key], f"{where}.{key}") for key in value})
+    given = {key: from_plain(kinds[key], value[key], f"{where}.{key}") for key in value}
+    if isinstance(default, settings):
+        return dataclasses.replace(default, **given)
+    return settings(**given)
 
 
 def arguments_of(owner: type, stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,11 +65,13 @@ def arguments_of(owner: type, stored: Mapping[str, Any]) -> dict[str, Any]:
         stored: the arguments of a checkpoint, plain, perhaps written by an earlier version.
 
     Raises:
-        ValueError: a setting that no version knows.
+        ValueError: a group of settings has one that no version knows.
     """
-    kinds = constructor_types(owner)
-    named = with_new_names(owner, stored)
-    return {name: from_plain(kinds.get(name), value, name) for name, value in named.items()}
+    kinds, defaults = constructor_arguments(owner)
+    return {
+        name: from_plain(kinds.get(name), value, name, defaults.get(name))
+        for name, value in with_new_names(owner, stored).items()
+    }
 
 
 def with_new_names(owner: type, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -93,14 +99,20 @@ def renamed_by(owner: type) -> dict[str, str]:
     return found
 
 
-def constructor_types(owner: type) -> dict[str, Any]:
-    """Return the annotations of all arguments that a class hands on to its base classes too."""
-    found: dict[str, Any] = {}
+def constructor_arguments(owner: type) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return annotations and defaults of all arguments that a class takes, by name.
+
+    What a class hands on to its base classes as ``**arguments`` is among them.
+    """
+    kinds: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
     for base in reversed(owner.__mro__):
         constructor = vars(base).get("__init__")
         if inspect.isfunction(constructor):
-            found |= typing.get_type_hints(constructor)
-    return found
+            kinds |= typing.get_type_hints(constructor)
+            parameters = inspect.signature(constructor).parameters.values()
+            defaults |= {p.name: p.default for p in parameters if p.default is not p.empty}
+    return kinds, defaults
 
 
 def _dataclass_of(kind: Any) -> Any:

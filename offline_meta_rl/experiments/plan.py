@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from offline_meta_rl.common.configs import with_includes
 from offline_meta_rl.experiments.specification import Arm, Experiment, Layer, Scale, choose
 
 CHECKPOINTS = ("interrupted.ckpt", "last.ckpt")
@@ -37,7 +38,7 @@ class Run:
         commands: arguments of ``lightning``: ``fit``, then what follows it.
         results: files that a finished run has; the last one is reported.
         environment: variables of its processes.
-        configs: files that the commands name.
+        configs: files that the commands name, and files that these include.
         cost: how many times the time of a step of the method's own config.
         minutes: of the commands after ``fit``.
     """
@@ -141,13 +142,13 @@ def _run(
     overrides: Mapping[str, Any],
 ) -> Run:
     folder = (root / experiment.name / scale.name / family / arm.name / f"seed_{seed}").absolute()
-    base = experiment.config(arm.configs[0], family)
-    method = yaml.safe_load(base.read_text())["model"]["class_path"]
+    base = experiment.configs(arm.configs[0], family)
+    method = _method(base)
     layers = [scale.all, scale.methods.get(method, Layer()), scale.families.get(family, Layer())]
     names = [name for layer in layers for name in layer.overlays]
     last = arm.scales.get(scale.name, Layer())
     names += [*arm.configs[1:], *last.overlays, *overlays]
-    configs = [base, *(experiment.config(name, family) for name in names)]
+    configs = base + [path for name in names for path in experiment.configs(name, family)]
     merged: dict[str, Any] = {}
     for layer in (*layers, Layer((), arm.overrides), last):
         merged.update(layer.overrides)
@@ -163,7 +164,7 @@ def _run(
     merged |= {**decided, **overrides}
     commands = [("fit", *_with_configs(configs), *_with_overrides(merged))]
     for stage in experiment.after:
-        files = [experiment.config(name, family) for name in stage.configs]
+        files = [path for name in stage.configs for path in experiment.configs(name, family)]
         own = stage.scales.get(scale.name, Layer()).overrides
         checkpoint = ("--ckpt_path", str(folder / "checkpoints" / "last.ckpt"))
         options = (*_with_configs(files), *_with_overrides(own))
@@ -182,10 +183,19 @@ def _run(
         commands=tuple(commands),
         results=("results.json", *(stage.result for stage in experiment.after)),
         environment={**scale.environment, **_tracking(experiment.name, scale.name, family, arm)},
-        configs=tuple(configs),
+        configs=tuple(dict.fromkeys(file for path in configs for file in with_includes(path))),
         cost=math.prod(experiment.costs.get(name, 1.0) for name in names),
         minutes=sum(stage.minutes.get(scale.name, 0.0) for stage in experiment.after),
     )
+
+
+def _method(configs: Sequence[Path]) -> str:
+    """Return the class name of the method that configs train."""
+    contents = [
+        yaml.safe_load(file.read_text()) for path in configs for file in with_includes(path)
+    ]
+    names = [content.get("model", {}).get("class_path") for content in contents]
+    return str([name for name in names if name][-1])
 
 
 def _own(folder: Path, steps: int, evaluations: int, seed: int) -> dict[str, Any]:

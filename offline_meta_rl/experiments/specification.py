@@ -121,7 +121,7 @@ class Experiment:
         metric: what is compared.
         after: commands that follow training.
         against: one more picture; None for none.
-        aliases: name of a config -> name of the file that it is.
+        aliases: name of a config -> name of the file, or names of the files, that it is.
         speeds: method -> family -> outer steps a second of one core, evaluations included.
         shared: the file of what experiments share; None for none. Configs are beside its folder.
         costs: overlay -> how many times the time of a step it takes.
@@ -137,19 +137,22 @@ class Experiment:
     metric: str = METRICS[0]
     after: tuple[Stage, ...] = ()
     against: Against | None = None
-    aliases: Mapping[str, str] = field(default_factory=dict)
+    aliases: Mapping[str, str | list[str]] = field(default_factory=dict)
     speeds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     costs: Mapping[str, float] = field(default_factory=dict)
     shared: Path | None = None
 
-    def config(self, name: str, family: str) -> Path:
-        """Return the file of a config's name.
+    def configs(self, name: str, family: str) -> list[Path]:
+        """Return the file, or files, of a config's name; files that they include are not listed.
 
         Raises:
             FileNotFoundError: there is none; says where it was looked for.
         """
         wanted = name.format(family=family)
-        wanted = self.aliases.get(wanted, wanted)
+        names = self.aliases.get(wanted, wanted)
+        return [self._config(each) for each in ([names] if isinstance(names, str) else names)]
+
+    def _config(self, wanted: str) -> Path:
         folders = [self.folder, self.folder.parent.parent]
         folders += [self.shared.parents[2]] if self.shared else []
         for folder in folders:

@@ -17,7 +17,13 @@ from torch import Tensor
 from offline_meta_rl.common.compiling import CompiledOrEager
 from offline_meta_rl.finetuning.learner import OnlineLearner
 from offline_meta_rl.finetuning.replay import Columns, OnlineReplay
-from offline_meta_rl.losses import functional
+from offline_meta_rl.losses.awr import (
+    AWRSettings,
+    advantage_weights,
+    bootstrapped_return,
+    regression_loss,
+    value_loss,
+)
 from offline_meta_rl.networks.generated import LayerParameters, split_theta
 from offline_meta_rl.networks.stacked import Layers, stacked_mlp
 
@@ -38,10 +44,7 @@ class AwrLearner(OnlineLearner):
         policy_learning_rate: of Adam, with fresh moments.
         value_learning_rate: of Adam, with fresh moments.
         bootstrap_advantage: advantages use R + gamma^k V(s_end) (authors) in place of R (paper).
-        sigma: standard deviation of the policy.
-        temperature: T of Eq. 1.
-        max_weight: largest advantage weight.
-        standardise_advantages: per task and batch, before the exponent.
+        awr: of the policy's loss.
         compile: compile the two gradients; falls back to eager with a warning.
     """
 
@@ -60,21 +63,13 @@ class AwrLearner(OnlineLearner):
         policy_learning_rate: float = 1e-5,
         value_learning_rate: float = 1e-5,
         bootstrap_advantage: bool = True,
-        sigma: float = 0.2,
-        temperature: float = 1.0,
-        max_weight: float = 20.0,
-        standardise_advantages: bool = True,
+        awr: AWRSettings = AWRSettings(),
         compile: bool = False,
     ) -> None:
         self.policy, self.value = _copies(policy), _copies(value)
         self.observation_size = observation_size
         self._generated: Layers | None = None  # the policy's weights between updates
-        self.bootstrap_advantage, self.sigma = bootstrap_advantage, sigma
-        self.weights: dict[str, Any] = {
-            "temperature": temperature,
-            "max_weight": max_weight,
-            "standardise": standardise_advantages,
-        }
+        self.bootstrap_advantage, self.awr = bootstrap_advantage, awr
         self.fields = ("observation", "action", "return_to_go")
         if bootstrap_advantage:
             self.fields += ("terminal_observation", "terminal_discount")
@@ -96,21 +91,20 @@ class AwrLearner(OnlineLearner):
                 self._generated = network(self.policy, self.observation_size)
             weights = self._generated
             mean = torch.tanh(stacked_mlp(weights, observation.to(weights[0][0].device)))
-        return mean if noise is None else mean + self.sigma * noise.to(mean)
+        return mean if noise is None else mean + self.awr.sigma * noise.to(mean)
 
     def value_loss(self, value: Parameters, batch: Columns) -> Tensor:
         """Return the squared error against Monte-Carlo returns, [T]."""
         predicted = stacked_mlp(
             network(value, self.observation_size), batch["observation"]
         ).squeeze(-1)
-        return functional.value_loss(predicted, batch["return_to_go"])
+        return value_loss(predicted, batch["return_to_go"])
 
     def policy_loss(self, policy: Parameters, batch: Columns) -> Tensor:
         """Return the regression onto actions, weighted by their ``advantage``, [T]."""
         mean = torch.tanh(stacked_mlp(network(policy, self.observation_size), batch["observation"]))
-        weight = functional.advantage_weights(batch["advantage"], **self.weights)
-        log_prob = functional.gaussian_log_prob(batch["action"], mean, self.sigma)
-        return functional.awr_loss(log_prob, weight)
+        weight = advantage_weights(batch["advantage"], self.awr)
+        return regression_loss(mean, batch["action"], weight, self.awr.sigma)
 
     def update(self, kind: str, batch: Columns, generator: torch.Generator) -> dict[str, Tensor]:
         """Take one step of Adam on the ``value`` or ``policy`` loss of every task."""
@@ -136,7 +130,7 @@ class AwrLearner(OnlineLearner):
             returns = part["return_to_go"]
             if self.bootstrap_advantage:
                 end = stacked_mlp(value, part["terminal_observation"]).squeeze(-1)
-                returns = functional.bootstrapped_return(returns, end, part["terminal_discount"])
+                returns = bootstrapped_return(returns, end, part["terminal_discount"])
             parts.append(returns - stacked_mlp(value, part["observation"]).squeeze(-1))
         return {"advantage": torch.cat(parts, dim=1)}
 

@@ -1,164 +1,200 @@
-"""Advantage-weighted regression of many tasks: losses, and fine-tuning by Adam (Peng et al., 2019).
+"""Advantage-weighted regression (Peng et al., 2019) as pure functions, and its settings.
 
-MACAW uses the weights and the policy's loss in its inner and outer loop, multi-task AWR all of it.
-Networks are those of ``stacked_networks``, one for each task. Shapes: T tasks, B transitions, O/A
-observation/action size.
+MACAW uses it in its inner and outer loop and in online fine-tuning, multi-task AWR in training and
+adapting, regularised PEARL for the weights of the data's actions. Shapes: T tasks, B transitions,
+A action size. Everything is batched over tasks; a mean is over the B transitions of one task, so
+that tasks never mix.
 """
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from offline_meta_rl.losses import functional
-from offline_meta_rl.networks.stacked import Layers, stacked_mlp
 
-Batch = Mapping[str, Tensor]
-"""observation [T, B, O], action [T, B, A], return_to_go [T, B]; where returns are bootstrapped also
-terminal_observation [T, B, O] and terminal_discount [T, B]."""
+@dataclass(frozen=True)
+class Weighting:
+    """How advantages become weights, exp(advantage / T).
+
+    Attributes:
+        temperature: T of Eq. 1, > 0. Smaller values trust the advantages more.
+        max_weight: Largest weight, > 1.
+        standardise_advantages: Bring each task's advantages to mean 0 and deviation 1 first. The
+            paper does not print this; the authors' code does it.
+    """
+
+    temperature: float = 1.0
+    max_weight: float = 20.0
+    standardise_advantages: bool = True
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ValueError: names the setting, what was expected and what was found.
+        """
+        if self.temperature <= 0.0:
+            raise ValueError(f"temperature: expected more than 0, found {self.temperature}.")
+        if self.max_weight <= 1.0:
+            raise ValueError(f"max_weight: expected more than 1, found {self.max_weight}.")
 
 
 @dataclass(frozen=True)
-class AWRSettings:
+class AWRSettings(Weighting):
     """What the policy's loss depends on besides parameters and data.
 
     Attributes:
-        sigma: fixed standard deviation of the policy.
-        temperature: T of exp(advantage / T).
-        max_weight: largest weight.
-        standardise_advantages: per task and batch, before the exponent.
+        sigma: Fixed standard deviation of the policy, > 0.
     """
 
-    sigma: float
-    temperature: float
-    max_weight: float
-    standardise_advantages: bool
+    sigma: float = 0.2
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ValueError: names the setting, what was expected and what was found.
+        """
+        super().__post_init__()
+        if self.sigma <= 0.0:
+            raise ValueError(f"sigma: expected more than 0, found {self.sigma}.")
 
 
-@dataclass(frozen=True)
-class ActorCriticSettings(AWRSettings):
-    """What both losses depend on besides parameters and data.
-
-    Attributes:
-        bootstrap_advantage: the policy's advantages use R + gamma^k V(s_end) in place of R.
-        bootstrap_value: so does the target of the value function.
-    """
-
-    bootstrap_advantage: bool = False
-    bootstrap_value: bool = False
-
-
-class ActorCritic(NamedTuple):
-    """A policy and a value function of each of T tasks."""
-
-    policy: Layers
-    value: Layers
-
-
-def regression_weights(advantage: Tensor, settings: AWRSettings) -> Tensor:
-    """Return the weights of advantages without gradient, [T, B] -> [T, B]."""
-    return functional.advantage_weights(
-        advantage,
-        temperature=settings.temperature,
-        max_weight=settings.max_weight,
-        standardise=settings.standardise_advantages,
-    )
-
-
-def regression_loss(mean: Tensor, action: Tensor, weight: Tensor, settings: AWRSettings) -> Tensor:
-    """Return the weighted regression of each task, [T], of mean actions [T, B, A] onto actions."""
-    return functional.awr_loss(functional.gaussian_log_prob(action, mean, settings.sigma), weight)
-
-
-def value_loss(value: Layers, batch: Batch, settings: ActorCriticSettings) -> Tensor:
-    """Return the squared error of V(s) from the return of each task, [T]."""
-    target = _returns(value, batch, settings.bootstrap_value)
-    return functional.value_loss(_values(value, batch["observation"]), target)
-
-
-def policy_loss(networks: ActorCritic, batch: Batch, settings: ActorCriticSettings) -> Tensor:
-    """Return the policy's loss of each task, [T]; the value function gets no gradient from it."""
-    mean = torch.tanh(stacked_mlp(networks.policy, batch["observation"]))
-    weight = regression_weights(_advantage(networks.value, batch, settings), settings)
-    return regression_loss(mean, batch["action"], weight, settings)
-
-
-def losses(
-    networks: ActorCritic, batch: Batch, task_weight: Tensor, settings: ActorCriticSettings
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the weighted sum of both losses over tasks, [], and what to log.
+def value_loss(value: Tensor, target: Tensor) -> Tensor:
+    """Return the squared error of the value of each task (MACAW, Eq. 2).
 
     Args:
-        networks: of the T tasks.
-        batch: of the T tasks.
-        task_weight: weight of each task's loss, [T].
-        settings: of both losses.
-    """
-    metrics = {
-        "value_loss": value_loss(networks.value, batch, settings),
-        "policy_loss": policy_loss(networks, batch, settings),
-        "advantage": _advantage(networks.value, batch, settings).mean(dim=-1),
-    }
-    loss = (task_weight * (metrics["value_loss"] + metrics["policy_loss"])).sum()
-    return loss, {name: (task_weight * each).sum().detach() for name, each in metrics.items()}
-
-
-def fine_tune(
-    networks: ActorCritic,
-    context: Batch,
-    *,
-    num_steps: int,
-    policy_learning_rate: float,
-    value_learning_rate: float,
-    settings: ActorCriticSettings,
-) -> ActorCritic:
-    """Fine-tune every task's networks on its context, all tasks as one batch.
-
-    Each of ``num_steps`` is a step of Adam on the value function, then one on the policy with the
-    value function's new advantages. Adam starts fresh and acts on each number by itself, so each
-    task is fine-tuned exactly as it would be alone.
+        value: V(s), [T, B].
+        target: Monte-Carlo returns R(s, a), [T, B].
 
     Returns:
-        The networks after the last step, without gradient.
+        [T].
     """
-    with torch.enable_grad():
-        copies = [[(_leaf(weight), _leaf(bias)) for weight, bias in layers] for layers in networks]
-        tuned = ActorCritic(*copies)
-        rates = (policy_learning_rate, value_learning_rate)
-        adam_policy, adam_value = (
-            torch.optim.Adam([tensor for layer in layers for tensor in layer], lr=rate)
-            for layers, rate in zip(tuned, rates, strict=True)
-        )
-        for _ in range(num_steps):
-            adam_value.zero_grad()
-            torch.autograd.backward(value_loss(tuned.value, context, settings).sum())
-            adam_value.step()
-            adam_policy.zero_grad()
-            torch.autograd.backward(policy_loss(tuned, context, settings).sum())
-            adam_policy.step()
-    return ActorCritic(*[[(w.detach(), b.detach()) for w, b in layers] for layers in tuned])
+    return torch.square(value - target).mean(dim=-1)
 
 
-def _leaf(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
+def expectile_loss(value: Tensor, target: Tensor, expectile: float) -> Tensor:
+    """Return the asymmetric squared error of each task (IQL, Kostrikov et al., 2021, Eq. 5).
+
+    |tau - 1(u < 0)| u^2 with u = target - value. Above one half the value is drawn to the upper end
+    of the returns seen at a state; tau = 1/2 is half of ``value_loss``.
+
+    Args:
+        value: V(s), [T, B].
+        target: Monte-Carlo returns, [T, B].
+        expectile: tau, in (0, 1).
+
+    Returns:
+        [T].
+    """
+    error = target - value
+    weight = torch.abs(expectile - (error < 0).to(error.dtype))
+    return (weight * torch.square(error)).mean(dim=-1)
 
 
-def _values(value: Layers, observation: Tensor) -> Tensor:
-    return stacked_mlp(value, observation).squeeze(-1)
+def td_lambda_return(
+    return_to_go: Tensor,
+    reward: Tensor,
+    next_value: Tensor,
+    terminated: Tensor,
+    *,
+    discount: float,
+    td_lambda: float,
+) -> Tensor:
+    """Return (1 - lambda) (r + gamma V(s')) + lambda R: a lambda-return of single transitions.
+
+    The lambda-return obeys G_t = r_t + gamma ((1 - lambda) V(s_{t+1}) + lambda G_{t+1}) (Sutton and
+    Barto, 2018, section 12.1, in recursive form). Transitions drawn one by one do not know
+    G_{t+1}; here the observed return R_{t+1} stands for it. lambda = 0 is TD(0), 1 is Monte-Carlo.
+
+    Args:
+        return_to_go: R, [T, B].
+        reward: r, [T, B].
+        next_value: V(s'), [T, B]; after a truncated episode too.
+        terminated: the transition ended in a state that nothing follows, [T, B] bool.
+        discount: gamma, that of ``return_to_go``.
+        td_lambda: lambda, in [0, 1].
+
+    Returns:
+        [T, B].
+    """
+    one_step = reward + discount * torch.where(terminated, 0.0, next_value)
+    return (1.0 - td_lambda) * one_step + td_lambda * return_to_go
 
 
-def _returns(value: Layers, batch: Batch, bootstrap: bool) -> Tensor:
-    """Return R, or R + gamma^k V(s_end), [T, B], without gradient."""
-    if not bootstrap:
-        return batch["return_to_go"]
-    terminal = _values(value, batch["terminal_observation"])
-    return functional.bootstrapped_return(
-        batch["return_to_go"], terminal, batch["terminal_discount"]
-    ).detach()
+def gaussian_log_prob(action: Tensor, mean: Tensor, sigma: float) -> Tensor:
+    """Return log N(action; mean, sigma^2 I), summed over action dimensions.
+
+    Args:
+        action: [..., A].
+        mean: [..., A].
+        sigma: standard deviation of every dimension, > 0. MACAW's authors fix it at 0.2.
+
+    Returns:
+        [...].
+    """
+    normaliser = action.shape[-1] * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
+    return -0.5 * torch.square((action - mean) / sigma).sum(dim=-1) - normaliser
 
 
-def _advantage(value: Layers, batch: Batch, settings: ActorCriticSettings) -> Tensor:
-    returns = _returns(value, batch, settings.bootstrap_advantage)
-    return (returns - _values(value, batch["observation"])).detach()
+def advantage_weights(advantage: Tensor, settings: Weighting) -> Tensor:
+    """Return the regression weights exp(advantage / T) of AWR (MACAW, Eq. 1).
+
+    Args:
+        advantage: R(s, a) - V(s), [T, B], without gradient.
+        settings: temperature, largest weight, and whether to standardise.
+
+    Returns:
+        [T, B], in (0, max_weight].
+    """
+    if settings.standardise_advantages:
+        # Raw returns would overflow the exponent; the floor keeps equal advantages finite.
+        deviation = advantage.std(dim=-1, keepdim=True).clamp_min(1e-6)
+        advantage = (advantage - advantage.mean(dim=-1, keepdim=True)) / deviation
+    # The exponent is clipped, not the weight: exp of a large advantage would be infinite.
+    limit = math.log(settings.max_weight)
+    return torch.exp((advantage / settings.temperature).clamp_max(limit))
+
+
+def regression_loss(mean: Tensor, action: Tensor, weight: Tensor, sigma: float) -> Tensor:
+    """Return the advantage-weighted regression of each task (MACAW, Eq. 1).
+
+    Args:
+        mean: mean actions of the policy, [T, B, A].
+        action: actions to regress onto, [T, B, A].
+        weight: from ``advantage_weights``, [T, B].
+        sigma: standard deviation of the policy, > 0.
+
+    Returns:
+        [T], in nats.
+    """
+    return -(weight * gaussian_log_prob(action, mean, sigma)).mean(dim=-1)
+
+
+def advantage_loss(predicted: Tensor, advantage: Tensor) -> Tensor:
+    """Return the squared error of the advantage head of each task (MACAW, Eq. 4).
+
+    Args:
+        predicted: A(s, a) of the policy's second head, [T, B].
+        advantage: R(s, a) - V(s) in units of return, [T, B].
+
+    Returns:
+        [T].
+    """
+    return torch.square(predicted - advantage).mean(dim=-1)
+
+
+def bootstrapped_return(
+    return_to_go: Tensor, terminal_value: Tensor, terminal_discount: Tensor
+) -> Tensor:
+    """Return R + gamma^k V(s_end): the return of an episode cut off k steps later, [T, B].
+
+    The authors' code uses it where the paper has the plain return; it bootstraps true ends too.
+
+    Args:
+        return_to_go: R, [T, B].
+        terminal_value: V of the last observation of the transition's episode, [T, B].
+        terminal_discount: gamma^k, [T, B].
+    """
+    return return_to_go + terminal_discount * terminal_value

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from offline_meta_rl.losses import functional
+from offline_meta_rl.losses.awr import gaussian_log_prob
 from offline_meta_rl.networks import generated as networks
 from offline_meta_rl.networks.generated import LayerParameters
-from offline_meta_rl.networks.inner_loop import adapt
+from offline_meta_rl.networks.inner_loop import InnerLoop, adapt
 
 Batch = Mapping[str, Tensor]
 """observation [T, B, O], action [T, B, A]."""
@@ -34,18 +34,17 @@ class CloningParameters(NamedTuple):
 def cloning_loss(thetas: list[Tensor], batch: Batch, sigma: float) -> Tensor:
     """Return the mean of -log pi(a|s) of each task, [T], with layers [T, D]."""
     mean = networks.policy_forward(thetas, batch["observation"])
-    return -functional.gaussian_log_prob(batch["action"], mean, sigma).mean(dim=-1)
+    return -gaussian_log_prob(batch["action"], mean, sigma).mean(dim=-1)
 
 
 def inner_loop(
     parameters: CloningParameters,
     data: Batch,
     *,
-    num_steps: int,
+    settings: InnerLoop,
     sigma: float,
-    first_order: bool = False,
 ) -> list[list[Tensor]]:
-    """Return the policy's layers of T tasks after 0, 1, ..., ``num_steps`` steps, [T, D] each."""
+    """Return the policy's layers of T tasks after 0, 1, ... steps, [T, D] each."""
 
     def loss(thetas: list[Tensor], _: int) -> Tensor:
         return cloning_loss(thetas, data, sigma).sum()
@@ -55,8 +54,8 @@ def inner_loop(
         parameters.log_step_sizes.exp(),
         loss,
         num_tasks=len(data["observation"]),
-        num_steps=num_steps,
-        first_order=first_order,
+        num_steps=settings.num_steps,
+        first_order=settings.first_order,
     )
 
 
@@ -66,9 +65,8 @@ def meta_loss(
     outer: Batch,
     task_weight: Tensor,
     *,
-    num_steps: int,
+    settings: InnerLoop,
     sigma: float,
-    first_order: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the imitation loss after adaptation, a sum over tasks, and what to log.
 
@@ -77,13 +75,10 @@ def meta_loss(
         inner: data to adapt on.
         outer: data to imitate after adaptation.
         task_weight: weight of each task's loss, [T].
-        num_steps: gradient steps of the inner loop.
+        settings: of the inner loop.
         sigma: fixed standard deviation of the policy.
-        first_order: ignore second derivatives.
     """
-    thetas = inner_loop(
-        parameters, inner, num_steps=num_steps, sigma=sigma, first_order=first_order
-    )
+    thetas = inner_loop(parameters, inner, settings=settings, sigma=sigma)
     before, after = (cloning_loss(each, outer, sigma) for each in (thetas[0], thetas[-1]))
     metrics = {"policy_loss": after, "policy_loss_before": before}
     loss = (task_weight * after).sum()

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from offline_meta_rl.losses import functional
-from offline_meta_rl.losses.awr import AWRSettings, regression_loss, regression_weights
+from offline_meta_rl.losses import awr
+from offline_meta_rl.losses.awr import AWRSettings
 from offline_meta_rl.networks import generated as networks
 from offline_meta_rl.networks.generated import LayerParameters, ProbedMatrix
-from offline_meta_rl.networks.inner_loop import AdaptedLayer, adapt_layers
+from offline_meta_rl.networks.inner_loop import AdaptedLayer, InnerLoop, adapt_layers
+from offline_meta_rl.networks.layers import GeneratedNetwork
 
 Batch = Mapping[str, Tensor]
 """observation [T, B, O], action [T, B, A], return_to_go [T, B]; where advantages or targets are
@@ -56,22 +57,38 @@ class Adapted(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Settings(AWRSettings):
-    """What the losses depend on besides parameters and data; see ``methods.macaw.Macaw``."""
+class MacawNetwork(GeneratedNetwork):
+    """Size and kind of the layers of policy and value function.
 
-    enriched: bool
-    first_order: bool
-    adapt_matrices: bool
-    step_size_map: Literal["exp", "softplus"]
-    bootstrap_advantage: bool
-    bootstrap_outer_value: bool
-    rectify_head_action: bool
-    split_inner_batch: bool
-    value_target: Literal["monte_carlo", "td_lambda", "expectile"]
-    td_lambda: float
-    expectile: float
-    discount: float
-    num_action_layers: int
+    Attributes:
+        head_width: Units of the advantage head's hidden layer.
+    """
+
+    head_width: int = 32
+
+
+@dataclass(frozen=True)
+class MacawInnerLoop(InnerLoop):
+    """How policy and value function adapt in meta-training.
+
+    Attributes:
+        value_step: Initial step size of the value function's tensors.
+        advantage_coefficient: Initial lambda of Eq. 3; 0 removes the enriched loss (MAML+AWR).
+        adapt_matrices: Let the inner loop change M and c too (authors, and theta in Algorithm 1).
+            False changes the latent codes only, as section 4.3 words it.
+        step_size_map: How a learned step size comes from its logarithm: ``exp``, or the authors'
+            ``softplus``.
+    """
+
+    value_step: float = 1e-3
+    advantage_coefficient: float = 1e-2
+    adapt_matrices: bool = True
+    step_size_map: Literal["exp", "softplus"] = "exp"
+
+    @property
+    def enriched(self) -> bool:
+        """Whether the policy's inner loss has the regression onto advantages."""
+        return self.advantage_coefficient > 0.0
 
     def positive(self, logarithm: Tensor) -> Tensor:
         """Return the positive number that a learned logarithm stands for."""
@@ -87,6 +104,95 @@ class Settings(AWRSettings):
         return sizes * latent_only
 
 
+@dataclass(frozen=True)
+class ValueTarget:
+    """What the value function and the advantages learn from.
+
+    Attributes:
+        kind: ``monte_carlo`` returns (Eq. 2), ``td_lambda`` (future work in the paper; see
+            ``awr.td_lambda_return``), or the upper ``expectile`` of the returns (as in IQL; see
+            ``awr.expectile_loss``).
+        td_lambda: Of ``td_lambda``, in [0, 1]; 0 is TD(0), 1 is Monte-Carlo.
+        expectile: Of ``expectile``, in (0, 1); above 0.5 for the upper end.
+        discount: Of ``td_lambda``; must be the data's.
+    """
+
+    kind: Literal["monte_carlo", "td_lambda", "expectile"] = "monte_carlo"
+    td_lambda: float = 0.95
+    expectile: float = 0.7
+    discount: float = 0.99
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ValueError: names the settings, what was expected and what was found.
+        """
+        if not (0 <= self.td_lambda <= 1 and 0 < self.expectile < 1):
+            raise ValueError(
+                f"Expected td_lambda in [0, 1] and expectile in (0, 1), found {self.td_lambda} and "
+                f"{self.expectile}."
+            )
+
+
+@dataclass(frozen=True)
+class AuthorsVariants:
+    """Where the authors' code departs from the paper; all are off by default.
+
+    Attributes:
+        bootstrap_advantage: Advantages use R + gamma^k V'(s_end) in place of R.
+        bootstrap_outer_value: So does the target of the outer value loss, with a target function
+            one tenth of the way from V to V'.
+        rectify_head_action: The advantage head sees max(a, 0).
+        split_inner_batch: With several inner steps each sees its own part of the batch.
+        divide_by_all_tasks: Outer losses are divided by the number of training tasks, not of the
+            batch's tasks. (Adam hardly notices.)
+    """
+
+    bootstrap_advantage: bool = False
+    bootstrap_outer_value: bool = False
+    rectify_head_action: bool = False
+    split_inner_batch: bool = False
+    divide_by_all_tasks: bool = False
+
+
+@dataclass(frozen=True)
+class MacawSettings:
+    """All that the losses depend on besides parameters and data."""
+
+    network: MacawNetwork = MacawNetwork()
+    inner: MacawInnerLoop = MacawInnerLoop()
+    awr: AWRSettings = AWRSettings()
+    target: ValueTarget = ValueTarget()
+    authors: AuthorsVariants = AuthorsVariants()
+
+    def __post_init__(self) -> None:
+        """Refuse settings that do not go together.
+
+        Raises:
+            ValueError: names the settings and the fix.
+        """
+        authors = self.authors
+        if authors.bootstrap_outer_value and self.inner.num_steps != 1:
+            raise ValueError(
+                "authors.bootstrap_outer_value is defined for one inner step, found "
+                f"inner.num_steps={self.inner.num_steps}. Set one of them back to its default."
+            )
+        bootstraps = authors.bootstrap_advantage or authors.bootstrap_outer_value
+        if bootstraps and self.target.kind != "monte_carlo":
+            raise ValueError(
+                "authors.bootstrap_advantage and authors.bootstrap_outer_value are defined for "
+                f"target.kind monte_carlo, found {self.target.kind}. Set one of them back to its "
+                "default."
+            )
+        plain = self.network.layer == "plain" or not self.network.latent_size
+        if not self.inner.adapt_matrices and plain:
+            raise ValueError(
+                "inner.adapt_matrices=false adapts latent codes alone; expected layers that have "
+                "some, found plain layers. Set inner.adapt_matrices back to true."
+            )
+
+
 def meta_loss(
     parameters: MetaParameters,
     inner: Batch,
@@ -94,7 +200,7 @@ def meta_loss(
     task_weight: Tensor,
     *,
     num_steps: int,
-    settings: Settings,
+    settings: MacawSettings,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the outer loss of both networks (Eqs. 5 and 6) and what to log.
 
@@ -108,15 +214,15 @@ def meta_loss(
     """
     adapted = inner_loop(parameters, inner, num_steps=num_steps, settings=settings)
     target = _target(adapted.value, outer, settings)
-    if settings.bootstrap_outer_value:
+    if settings.authors.bootstrap_outer_value:
         target = _bootstrap(_target_value(parameters, inner, settings), outer)
     value = networks.value_forward(adapted.value, outer["observation"])
     value_loss = _value_loss(value, target, settings)
 
     advantage = _advantage(adapted.value, outer, settings)
     mean = networks.policy_forward(adapted.policy, outer["observation"])
-    weight = regression_weights(advantage, settings)
-    policy_loss = regression_loss(mean, outer["action"], weight, settings)
+    weight = awr.advantage_weights(advantage, settings.awr)
+    policy_loss = awr.regression_loss(mean, outer["action"], weight, settings.awr.sigma)
 
     metrics = {
         "value_loss": value_loss,
@@ -129,7 +235,7 @@ def meta_loss(
 
 
 def inner_loop(
-    parameters: MetaParameters, data: Batch, *, num_steps: int, settings: Settings
+    parameters: MetaParameters, data: Batch, *, num_steps: int, settings: MacawSettings
 ) -> Adapted:
     """Lines 7 and 8 of Algorithm 1; lines 5 and 6 of Algorithm 2, ``num_steps`` times.
 
@@ -148,37 +254,41 @@ def inner_loop(
             thetas,
             batch["observation"],
             batch["action"],
-            rectify_action=settings.rectify_head_action,
+            rectify_action=settings.authors.rectify_head_action,
         )
-        weight = regression_weights(advantages[step], settings)
-        loss = regression_loss(mean, batch["action"], weight, settings)
-        if settings.enriched:
-            coefficient = settings.positive(parameters.advantage_coefficient)
-            loss = loss + coefficient * functional.advantage_loss(predicted, advantages[step])
+        weight = awr.advantage_weights(advantages[step], settings.awr)
+        loss = awr.regression_loss(mean, batch["action"], weight, settings.awr.sigma)
+        if settings.inner.enriched:  # Eq. 3
+            coefficient = settings.inner.positive(parameters.advantage_coefficient)
+            loss = loss + coefficient * awr.advantage_loss(predicted, advantages[step])
         return loss.sum()
 
     policies, policy_layers = adapt_layers(
         parameters.policy,
-        settings.step_sizes(parameters.policy_step_sizes),
+        settings.inner.step_sizes(parameters.policy_step_sizes),
         policy_loss,
         num_tasks=len(data["observation"]),
         num_steps=num_steps,
-        num_kept=settings.num_action_layers,
-        first_order=settings.first_order,
+        num_kept=settings.network.num_action_layers,
+        first_order=settings.inner.first_order,
     )
-    kept = settings.num_action_layers
+    kept = settings.network.num_action_layers
     return Adapted(policies[-1][:kept], values[-1], policy_layers[:kept], value_layers)
 
 
-def _step_batches(data: Batch, num_steps: int, settings: Settings) -> list[Batch]:
-    if not settings.split_inner_batch:
+def _step_batches(data: Batch, num_steps: int, settings: MacawSettings) -> list[Batch]:
+    if not settings.authors.split_inner_batch:
         return [data] * num_steps
     parts = {name: value.chunk(max(num_steps, 1), dim=1) for name, value in data.items()}
     return [{name: part[step] for name, part in parts.items()} for step in range(num_steps)]
 
 
 def _adapt_value(
-    parameters: MetaParameters, batches: list[Batch], settings: Settings, *, shrink: float = 1.0
+    parameters: MetaParameters,
+    batches: list[Batch],
+    settings: MacawSettings,
+    *,
+    shrink: float = 1.0,
 ) -> tuple[list[list[Tensor]], list[AdaptedLayer]]:
     """Return the value function's layers after 0, 1, ... steps of ``shrink`` times their size."""
 
@@ -188,15 +298,15 @@ def _adapt_value(
 
     return adapt_layers(
         parameters.value,
-        shrink * settings.step_sizes(parameters.value_step_sizes),
+        shrink * settings.inner.step_sizes(parameters.value_step_sizes),
         loss,
         num_tasks=len(batches[0]["observation"]) if batches else 1,
         num_steps=len(batches),
-        first_order=settings.first_order,
+        first_order=settings.inner.first_order,
     )
 
 
-def _target_value(parameters: MetaParameters, data: Batch, settings: Settings) -> list[Tensor]:
+def _target_value(parameters: MetaParameters, data: Batch, settings: MacawSettings) -> list[Tensor]:
     # 0.9 phi + 0.1 phi' after one step is one step of a tenth of the size. No gradient.
     constant = pytree.tree_map(_constant, parameters.value, is_leaf=_is_probed)
     return _adapt_value(parameters._replace(value=constant), [data], settings, shrink=0.1)[0][-1]
@@ -204,33 +314,33 @@ def _target_value(parameters: MetaParameters, data: Batch, settings: Settings) -
 
 def _bootstrap(value: list[Tensor], batch: Batch) -> Tensor:
     terminal = networks.value_forward(value, batch["terminal_observation"])
-    return functional.bootstrapped_return(
+    return awr.bootstrapped_return(
         batch["return_to_go"], terminal, batch["terminal_discount"]
     ).detach()
 
 
-def _target(value: list[Tensor], batch: Batch, settings: Settings) -> Tensor:
+def _target(value: list[Tensor], batch: Batch, settings: MacawSettings) -> Tensor:
     """Return what the value function regresses onto, [T, B], a constant for all gradients."""
-    if settings.value_target != "td_lambda":
+    if settings.target.kind != "td_lambda":
         return batch["return_to_go"]
-    return functional.td_lambda_return(
+    return awr.td_lambda_return(
         batch["return_to_go"],
         batch["reward"],
         networks.value_forward(value, batch["next_observation"]).detach(),
         batch["terminated"],
-        discount=settings.discount,
-        td_lambda=settings.td_lambda,
+        discount=settings.target.discount,
+        td_lambda=settings.target.td_lambda,
     )
 
 
-def _value_loss(value: Tensor, target: Tensor, settings: Settings) -> Tensor:
-    if settings.value_target == "expectile":
-        return functional.expectile_loss(value, target, settings.expectile)
-    return functional.value_loss(value, target)
+def _value_loss(value: Tensor, target: Tensor, settings: MacawSettings) -> Tensor:
+    if settings.target.kind == "expectile":
+        return awr.expectile_loss(value, target, settings.target.expectile)
+    return awr.value_loss(value, target)
 
 
-def _advantage(value: list[Tensor], batch: Batch, settings: Settings) -> Tensor:
-    bootstrap = settings.bootstrap_advantage
+def _advantage(value: list[Tensor], batch: Batch, settings: MacawSettings) -> Tensor:
+    bootstrap = settings.authors.bootstrap_advantage
     returns = _bootstrap(value, batch) if bootstrap else _target(value, batch, settings)
     return (returns - networks.value_forward(value, batch["observation"])).detach()
 

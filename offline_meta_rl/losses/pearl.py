@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from offline_meta_rl.losses import functional
+from offline_meta_rl.losses.awr import Weighting, advantage_weights
 from offline_meta_rl.losses.sac import tanh_sample
 from offline_meta_rl.networks.context_encoder import (
     Gaussians,
@@ -61,15 +61,30 @@ class PearlNoise(NamedTuple):
 
 @dataclass(frozen=True)
 class PearlSettings:
-    """What the losses depend on besides parameters and data; see ``methods.pearl.Pearl``."""
+    """What the losses depend on besides parameters and data.
 
-    discount: float
-    reward_scale: float
-    entropy_weight: float
-    kl_weight: float
-    policy_regularisation: float
-    behaviour_weight: float
-    advantage_temperature: float | None
+    Attributes:
+        discount: Gamma, per step.
+        reward_scale: What rewards are multiplied by in the critics' targets.
+        entropy_weight: Alpha, the temperature; the paper's is 1. Only its ratio to
+            ``reward_scale`` matters to the actor, but values of a moderate size are learned sooner.
+        kl_weight: Beta, of the divergence to the prior.
+        policy_regularisation: Authors: weight of the mean squares of the actor's outputs (mean and
+            log standard deviation before the tanh).
+        behaviour_weight: Not in the paper: weight of the squared distance of the actor's actions
+            to the data's, times the mean |Q| of the task. It is the reciprocal of TD3+BC's alpha,
+            whose 2.5 is 0.4 here. 0 leaves the term out.
+        advantage_temperature: Not in the paper: weigh the data's actions in the behaviour term by
+            exp(standardised advantage / this), at most 20; None weighs all alike.
+    """
+
+    discount: float = 0.99
+    reward_scale: float = 5.0
+    entropy_weight: float = 1.0
+    kl_weight: float = 0.1
+    policy_regularisation: float = 1e-3
+    behaviour_weight: float = 0.0
+    advantage_temperature: float | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -77,9 +92,14 @@ class PearlSettings:
         Raises:
             ValueError: names the setting, what was expected and what was found.
         """
-        for name in ("entropy_weight", "kl_weight", "policy_regularisation", "behaviour_weight"):
-            if getattr(self, name) < 0.0:
-                raise ValueError(f"{name}: expected at least 0, found {getattr(self, name)}.")
+        for name, value in (
+            ("entropy_weight", self.entropy_weight),
+            ("kl_weight", self.kl_weight),
+            ("policy_regularisation", self.policy_regularisation),
+            ("behaviour_weight", self.behaviour_weight),
+        ):
+            if value < 0.0:
+                raise ValueError(f"{name}: expected at least 0, found {value}.")
         if not 0.0 <= self.discount <= 1.0:
             raise ValueError(f"discount: expected 0 to 1, found {self.discount}.")
         if self.reward_scale <= 0.0:
@@ -210,9 +230,4 @@ def _behaviour_weights(advantage: Tensor, settings: PearlSettings) -> Tensor:
     """Return the weight of every data action in the behaviour term, [T, B]."""
     if settings.advantage_temperature is None:
         return torch.ones_like(advantage)
-    return functional.advantage_weights(
-        advantage,
-        temperature=settings.advantage_temperature,
-        max_weight=20.0,
-        standardise=True,
-    )
+    return advantage_weights(advantage, Weighting(temperature=settings.advantage_temperature))

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from offline_meta_rl.data.contracts import DataSizes, HasSizes
+
 
 def check_one_hot_tasks(datamodule: Any, one_hot_tasks: int) -> None:
     """Check the number of tasks of a one-hot code.
@@ -29,11 +31,11 @@ def check_discount(datamodule: Any, discount: float) -> None:
     if found != discount:
         raise ValueError(
             f"The module was built for discount {discount}, the data has {found}. "
-            f"Set --model.init_args.discount={found}, or --data.init_args.discount={discount}."
+            f"Set the model's discount to {found}, or --data.init_args.discount={discount}."
         )
 
 
-def check_sizes(sizes: Mapping[str, Any], datamodule: Any) -> None:
+def check_sizes(sizes: Mapping[str, object], datamodule: object) -> None:
     """Check that a method was built for the data's sizes.
 
     Args:
@@ -43,11 +45,12 @@ def check_sizes(sizes: Mapping[str, Any], datamodule: Any) -> None:
     Raises:
         ValueError: a size that differs.
     """
-    dataset = getattr(datamodule, "dataset", None)
-    data = getattr(dataset, "manifest", None) or getattr(datamodule, "family", None)
-    for name in ("observation_size", "action_size", "task_feature_size"):
-        own = sizes.get(name)
-        found = getattr(data, name, getattr(datamodule, name, None))
+    if not isinstance(datamodule, HasSizes):
+        return
+    data = datamodule.sizes()
+    for name in DataSizes.names():
+        own, found = sizes.get(name), getattr(data, name)
+        own = tuple(own) if isinstance(own, list) else own
         if own is not None and found is not None and own != found:
             raise ValueError(
                 f"The module was built for {name} {own}, the data has {found}. "

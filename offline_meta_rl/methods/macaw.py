@@ -9,24 +9,54 @@ Constructor defaults are Algorithm 1 with the numbers of the authors' ``standard
 code departs from the paper there is an argument; ``configs/ablations/authors_code.yaml`` sets all.
 """
 
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor
 
 from offline_meta_rl.finetuning.awr import AwrLearner
-from offline_meta_rl.losses.macaw import Batch, MetaParameters, Settings, inner_loop, meta_loss
+from offline_meta_rl.losses.awr import AWRSettings
+from offline_meta_rl.losses.macaw import (
+    AuthorsVariants,
+    Batch,
+    MacawInnerLoop,
+    MacawNetwork,
+    MacawSettings,
+    MetaParameters,
+    ValueTarget,
+    inner_loop,
+    meta_loss,
+)
 from offline_meta_rl.methods.base import MetaModule
 from offline_meta_rl.methods.checks import check_discount
 from offline_meta_rl.networks import generated as networks
-from offline_meta_rl.networks.layers import TENSORS, LayerKind, log_parameter, make_stack
+from offline_meta_rl.networks.layers import TENSORS, log_parameter
 from offline_meta_rl.networks.meta_gradient import meta_gradient
 from offline_meta_rl.networks.policy import BatchedPolicy
 
 TERMINAL = ("terminal_observation", "terminal_discount")
+
+
+@dataclass(frozen=True)
+class MacawOuterLoop:
+    """How Adam trains the meta-parameters.
+
+    Attributes:
+        policy_learning_rate: Of the policy's layers.
+        value_learning_rate: Of the value function's layers.
+        step_size_learning_rate: Of the logarithms of inner step sizes and lambda; 0 keeps them.
+        final_learning_rate: Share of the three learning rates that is left at the trainer's
+            ``max_steps``, reached linearly; 1 keeps them.
+    """
+
+    policy_learning_rate: float = 1e-4
+    value_learning_rate: float = 1e-5
+    step_size_learning_rate: float = 1e-3
+    final_learning_rate: float = 1.0
 
 
 class Macaw(MetaModule):
@@ -35,112 +65,82 @@ class Macaw(MetaModule):
     Args:
         observation_size: O.
         action_size: A.
-        width: of every hidden layer.
-        depth: hidden layers of policy body and value function.
-        head_width: of the advantage head's hidden layer.
-        latent_size: Z of every weight-transform layer; 0 for plain layers.
-        layer: ``weight_transform``, or, for the ablations, ``plain`` or ``bias_transform`` (the
-            authors' layer without weight transform); see ``layer_kinds``.
-        match_parameters: widen the hidden layers of the other kinds until each network has as many
-            parameters as with the weight transform ("Equal Params" of the paper's Figure 5).
-        sigma: fixed standard deviation of the policy.
-        temperature: T of Eq. 1.
-        max_weight: largest advantage weight.
-        standardise_advantages: per task and batch, before the exponent.
-        num_inner_steps: gradient steps of the inner loop in meta-training.
-        inner_policy_step: initial step size of the policy's tensors.
-        inner_value_step: initial step size of the value function's tensors.
-        advantage_coefficient: initial lambda of Eq. 3; 0 removes the enriched loss (MAML+AWR).
-        policy_learning_rate: of Adam in the outer loop.
-        value_learning_rate: of Adam in the outer loop.
-        step_size_learning_rate: of Adam on the logarithms of step sizes and lambda; 0 keeps them.
-        final_learning_rate: share of the three learning rates that is left at the trainer's
-            ``max_steps``, reached linearly; 1 keeps them.
-        first_order: ignore second derivatives.
-        adapt_matrices: let the inner loop change M and c too (authors, and theta in Algorithm 1);
-            False changes the latent codes only, as section 4.3 words it.
-        value_target: what the value function and the advantages learn from: ``monte_carlo`` returns
-            (Eq. 2), ``td_lambda`` (future work in the paper; ``functional.td_lambda_return``), or
-            the upper ``expectile`` of the returns (as in IQL; ``functional.expectile_loss``).
-        td_lambda: of ``td_lambda``; 0 is TD(0), 1 Monte-Carlo.
-        expectile: of ``expectile``, above 0.5 for the upper end.
-        discount: of ``td_lambda``; must be the data's.
-        step_size_map: how a learned step size comes from its logarithm: ``exp``, or the authors'
-            ``softplus``.
-        bootstrap_advantage: authors: advantages use R + gamma^k V'(s_end) in place of R.
-        bootstrap_outer_value: authors: so does the target of the outer value loss, with a target
-            function one tenth of the way from V to V'.
-        rectify_head_action: authors: the advantage head sees max(a, 0).
-        split_inner_batch: authors: with several inner steps each sees its own part of the batch.
-        divide_by_all_tasks: authors: outer losses are divided by the number of training tasks, not
-            of the batch's tasks. (Adam hardly notices.)
+        network: size and kind of the layers of policy and value function.
+        inner: the inner loop: steps, their initial sizes, the enriched loss.
+        outer: learning rates of the outer loop.
+        awr: the advantage-weighted regression of inner and outer loop.
+        target: what the value function learns from.
+        authors: where the authors' code departs from the paper.
         compile: compile the whole outer step; falls back to eager with a warning.
         compile_mode: of ``torch.compile``; ``reduce-overhead`` uses CUDA graphs.
         clip_gradient_norm: largest norm of the whole gradient; None for no clipping.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {
+        "width": "network.width",
+        "depth": "network.depth",
+        "head_width": "network.head_width",
+        "latent_size": "network.latent_size",
+        "layer": "network.layer",
+        "match_parameters": "network.match_parameters",
+        "sigma": "awr.sigma",
+        "temperature": "awr.temperature",
+        "max_weight": "awr.max_weight",
+        "standardise_advantages": "awr.standardise_advantages",
+        "num_inner_steps": "inner.num_steps",
+        "inner_policy_step": "inner.policy_step",
+        "inner_value_step": "inner.value_step",
+        "advantage_coefficient": "inner.advantage_coefficient",
+        "first_order": "inner.first_order",
+        "adapt_matrices": "inner.adapt_matrices",
+        "step_size_map": "inner.step_size_map",
+        "policy_learning_rate": "outer.policy_learning_rate",
+        "value_learning_rate": "outer.value_learning_rate",
+        "step_size_learning_rate": "outer.step_size_learning_rate",
+        "final_learning_rate": "outer.final_learning_rate",
+        "value_target": "target.kind",
+        "td_lambda": "target.td_lambda",
+        "expectile": "target.expectile",
+        "discount": "target.discount",
+        "bootstrap_advantage": "authors.bootstrap_advantage",
+        "bootstrap_outer_value": "authors.bootstrap_outer_value",
+        "rectify_head_action": "authors.rectify_head_action",
+        "split_inner_batch": "authors.split_inner_batch",
+        "divide_by_all_tasks": "authors.divide_by_all_tasks",
+    }
 
     def __init__(
         self,
         *,
         observation_size: int,
         action_size: int,
-        width: int = 100,
-        depth: int = 3,
-        head_width: int = 32,
-        latent_size: int = 100,
-        layer: LayerKind = "weight_transform",
-        match_parameters: bool = False,
-        sigma: float = 0.2,
-        temperature: float = 1.0,
-        max_weight: float = 20.0,
-        standardise_advantages: bool = True,
-        num_inner_steps: int = 1,
-        inner_policy_step: float = 1e-3,
-        inner_value_step: float = 1e-3,
-        advantage_coefficient: float = 1e-2,
-        policy_learning_rate: float = 1e-4,
-        value_learning_rate: float = 1e-5,
-        step_size_learning_rate: float = 1e-3,
-        final_learning_rate: float = 1.0,
-        first_order: bool = False,
-        adapt_matrices: bool = True,
-        value_target: Literal["monte_carlo", "td_lambda", "expectile"] = "monte_carlo",
-        td_lambda: float = 0.95,
-        expectile: float = 0.7,
-        discount: float = 0.99,
-        step_size_map: Literal["exp", "softplus"] = "exp",
-        bootstrap_advantage: bool = False,
-        bootstrap_outer_value: bool = False,
-        rectify_head_action: bool = False,
-        split_inner_batch: bool = False,
-        divide_by_all_tasks: bool = False,
+        network: MacawNetwork = MacawNetwork(),
+        inner: MacawInnerLoop = MacawInnerLoop(),
+        outer: MacawOuterLoop = MacawOuterLoop(),
+        awr: AWRSettings = AWRSettings(),
+        target: ValueTarget = ValueTarget(),
+        authors: AuthorsVariants = AuthorsVariants(),
         compile: bool = False,
         compile_mode: str = "default",
         clip_gradient_norm: float | None = None,
     ) -> None:
         super().__init__(clip_gradient_norm=clip_gradient_norm)
         self.save_hyperparameters()
-        _check_settings(self.hparams)
+        self.observation_size, self.outer = observation_size, outer
+        self.settings = MacawSettings(network, inner, awr, target, authors)
         policy_sizes = partial(
             networks.policy_sizes,
             observation_size,
             action_size,
-            depth=depth,
-            head_width=head_width,
+            depth=network.depth,
+            head_width=network.head_width,
         )
-        value_sizes = partial(networks.value_sizes, observation_size, depth=depth)
-        stack = partial(
-            make_stack,
-            width=width,
-            latent_size=latent_size,
-            kind=layer,
-            match_parameters=match_parameters,
-        )
-        self.policy, self.value = stack(policy_sizes), stack(value_sizes)
-        self.policy_log_step_sizes = self.policy.log_step_sizes(inner_policy_step)
-        self.value_log_step_sizes = self.value.log_step_sizes(inner_value_step)
-        self.log_advantage_coefficient = log_parameter(max(advantage_coefficient, 1e-38))
-        self.settings = self._settings()
+        value_sizes = partial(networks.value_sizes, observation_size, depth=network.depth)
+        self.policy, self.value = network.stack(policy_sizes), network.stack(value_sizes)
+        self.policy_log_step_sizes = self.policy.log_step_sizes(inner.policy_step)
+        self.value_log_step_sizes = self.value.log_step_sizes(inner.value_step)
+        # The logarithm of 0 is not finite; without the enriched loss lambda is never used.
+        self.log_advantage_coefficient = log_parameter(max(inner.advantage_coefficient, 1e-38))
         self._gradient = self.compiled(self.outer_gradient, compile, compile_mode)
 
     def meta_parameters(self) -> MetaParameters:
@@ -165,7 +165,7 @@ class Macaw(MetaModule):
         self, parameters: MetaParameters, inner: Batch, outer: Batch, task_weight: Tensor
     ) -> tuple[MetaParameters, dict[str, Tensor]]:
         """Return the gradient of the outer loss in the meta-parameters, and what to log."""
-        num_steps = self.hparams.num_inner_steps
+        num_steps = self.settings.inner.num_steps
 
         def loss(candidate: MetaParameters) -> tuple[Tensor, dict[str, Tensor]]:
             return meta_loss(
@@ -188,7 +188,7 @@ class Macaw(MetaModule):
             self.meta_parameters(), dict(context), num_steps=num_steps, settings=self.settings
         )
         return BatchedPolicy.from_thetas(
-            adapted.policy, self.hparams.observation_size, sigma=self.hparams.sigma
+            adapted.policy, self.observation_size, sigma=self.settings.awr.sigma
         )
 
     def fine_tuner(  # type: ignore[override] # its own keywords are the settings users may give
@@ -220,8 +220,10 @@ class Macaw(MetaModule):
             ValueError: other ``parameters``, or ``all`` of layers without a weight transform.
         """
         self._check_fine_tuned(parameters)
-        meta_parameters, settings, num_tasks = self.meta_parameters(), self.settings, len(context)
-        adapted = inner_loop(meta_parameters, dict(context), num_steps=num_steps, settings=settings)
+        adapted = inner_loop(
+            self.meta_parameters(), dict(context), num_steps=num_steps, settings=self.settings
+        )
+        num_tasks, awr = len(context), self.settings.awr
         thetas = (adapted.policy, adapted.value)
         layers: list[Any] = [[theta.expand(num_tasks, -1) for theta in part] for part in thetas]
         if parameters == "all":
@@ -229,14 +231,11 @@ class Macaw(MetaModule):
             layers = [[layer.parameters(num_tasks) for layer in part] for part in layered]
         return AwrLearner(
             *layers,
-            observation_size=self.hparams.observation_size,
+            observation_size=self.observation_size,
             policy_learning_rate=policy_learning_rate,
             value_learning_rate=value_learning_rate,
             bootstrap_advantage=bootstrap_advantage,
-            sigma=self.hparams.sigma,
-            temperature=self.hparams.temperature if temperature is None else temperature,
-            max_weight=self.hparams.max_weight,
-            standardise_advantages=self.hparams.standardise_advantages,
+            awr=awr if temperature is None else replace(awr, temperature=temperature),
             compile=compile,
         )
 
@@ -257,13 +256,13 @@ class Macaw(MetaModule):
             dict(context),
             dict(query),
             weight,
-            num_steps=self.hparams.num_inner_steps,
+            num_steps=self.settings.inner.num_steps,
             settings=self.settings,
         )[1]
 
     def task_weight(self, batch: TensorDict) -> Tensor:
         """Return the weight of each task's loss, [T]."""
-        if self.hparams.divide_by_all_tasks:
+        if self.settings.authors.divide_by_all_tasks:
             trainer: Any = self.trainer
             return torch.full_like(batch["weight"], 1.0 / len(trainer.datamodule.train_tasks))
         return super().task_weight(batch)
@@ -272,17 +271,17 @@ class Macaw(MetaModule):
     def context_fields(self) -> tuple[str, ...]:
         """What the inner loop sees of a context."""
         fields = super().context_fields
-        if self.hparams.bootstrap_advantage:
+        if self.settings.authors.bootstrap_advantage:
             fields += TERMINAL
-        if self.hparams.value_target == "td_lambda":
+        if self.settings.target.kind == "td_lambda":
             fields += ("reward", "next_observation", "terminated")
         return fields
 
     @property
     def batch_fields(self) -> tuple[str, ...]:
         """What the losses see of a batch."""
-        fields = self.context_fields
-        if self.hparams.bootstrap_outer_value and not self.hparams.bootstrap_advantage:
+        fields, authors = self.context_fields, self.settings.authors
+        if authors.bootstrap_outer_value and not authors.bootstrap_advantage:
             fields += TERMINAL
         return fields
 
@@ -294,57 +293,19 @@ class Macaw(MetaModule):
         """
         super().setup(stage)
         trainer: Any = self.trainer
-        if self.hparams.value_target == "td_lambda":
-            check_discount(trainer.datamodule, self.hparams.discount)
+        if self.settings.target.kind == "td_lambda":
+            check_discount(trainer.datamodule, self.settings.target.discount)
 
     def configure_optimizers(self) -> Any:
         """One fused Adam; policy, value function and step sizes are its parameter groups."""
         steps = [self.policy_log_step_sizes, self.value_log_step_sizes]
-        learning_rates = self.hparams
         groups = [
-            {"params": self.policy.parameters(), "lr": learning_rates.policy_learning_rate},
-            {"params": self.value.parameters(), "lr": learning_rates.value_learning_rate},
+            {"params": self.policy.parameters(), "lr": self.outer.policy_learning_rate},
+            {"params": self.value.parameters(), "lr": self.outer.value_learning_rate},
             {
                 "params": [*steps, self.log_advantage_coefficient],
-                "lr": learning_rates.step_size_learning_rate,
+                "lr": self.outer.step_size_learning_rate,
             },
         ]
         optimizer = torch.optim.Adam(groups, fused=True)
-        return self.with_linear_decay(optimizer, learning_rates.final_learning_rate)
-
-    def _settings(self) -> Settings:
-        derived = {
-            "enriched": self.hparams.advantage_coefficient > 0,
-            "num_action_layers": networks.num_action_layers(self.hparams.depth),
-        }
-        names = {field.name for field in fields(Settings)} - set(derived)
-        return Settings(**{name: self.hparams[name] for name in names}, **derived)
-
-
-def _check_settings(settings: Any) -> None:
-    """Refuse settings that do not go together.
-
-    Raises:
-        ValueError: names the settings and the fix.
-    """
-    if settings.bootstrap_outer_value and settings.num_inner_steps != 1:
-        raise ValueError(
-            f"bootstrap_outer_value is defined for one inner step, found num_inner_steps="
-            f"{settings.num_inner_steps}. Set one of them back to its default."
-        )
-    bootstraps = settings.bootstrap_advantage or settings.bootstrap_outer_value
-    if bootstraps and settings.value_target != "monte_carlo":
-        raise ValueError(
-            "bootstrap_advantage and bootstrap_outer_value are defined for value_target "
-            f"monte_carlo, found {settings.value_target}. Set one of them back to its default."
-        )
-    if not settings.adapt_matrices and (settings.layer == "plain" or not settings.latent_size):
-        raise ValueError(
-            "adapt_matrices=false adapts latent codes alone; expected layers that have some, found "
-            "plain layers. Set adapt_matrices back to true."
-        )
-    if not (0 <= settings.td_lambda <= 1 and 0 < settings.expectile < 1):
-        raise ValueError(
-            f"Expected td_lambda in [0, 1] and expectile in (0, 1), found {settings.td_lambda} and "
-            f"{settings.expectile}."
-        )
+        return self.with_linear_decay(optimizer, self.outer.final_learning_rate)

@@ -6,19 +6,37 @@ derivatives. It imitates the data it is given, good or bad. Constructor defaults
 the authors' ``standard.json``.
 """
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from offline_meta_rl.losses import cloning as cloning_losses
-from offline_meta_rl.losses.cloning import Batch, CloningParameters
+from offline_meta_rl.losses.cloning import Batch, CloningParameters, inner_loop, meta_loss
 from offline_meta_rl.methods.base import MetaModule
 from offline_meta_rl.networks import generated as networks
-from offline_meta_rl.networks.layers import LayerKind, LayerStack
+from offline_meta_rl.networks.inner_loop import InnerLoop
+from offline_meta_rl.networks.layers import GeneratedNetwork, Sizes
 from offline_meta_rl.networks.meta_gradient import meta_gradient
 from offline_meta_rl.networks.policy import BatchedPolicy
+
+
+@dataclass(frozen=True)
+class CloningOuterLoop:
+    """How Adam trains the meta-parameters.
+
+    Attributes:
+        policy_learning_rate: Of the policy's layers.
+        step_size_learning_rate: Of the logarithms of the inner step sizes; 0 keeps them.
+        final_learning_rate: Share of both learning rates that is left at the trainer's
+            ``max_steps``, reached linearly; 1 keeps them.
+    """
+
+    policy_learning_rate: float = 1e-4
+    step_size_learning_rate: float = 1e-3
+    final_learning_rate: float = 1.0
 
 
 class MetaBehaviourCloning(MetaModule):
@@ -27,49 +45,55 @@ class MetaBehaviourCloning(MetaModule):
     Args:
         observation_size: O.
         action_size: A.
-        width: of every hidden layer.
-        depth: hidden layers.
-        latent_size: Z of every weight-transform layer; 0 for plain layers.
-        layer: kind of every layer; see ``layer_kinds``.
+        network: size and kind of the policy's layers.
+        inner: the inner loop.
+        outer: learning rates of the outer loop.
         sigma: fixed standard deviation of the policy.
-        num_inner_steps: gradient steps of the inner loop in meta-training.
-        inner_policy_step: initial step size of every tensor.
-        policy_learning_rate: of Adam in the outer loop.
-        step_size_learning_rate: of Adam on the logarithms of step sizes; 0 keeps them.
-        final_learning_rate: share of both learning rates that is left at the trainer's
-            ``max_steps``, reached linearly; 1 keeps them.
-        first_order: ignore second derivatives.
         compile: compile the whole outer step; falls back to eager with a warning.
         compile_mode: of ``torch.compile``.
         clip_gradient_norm: largest norm of the whole gradient; None for no clipping.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {
+        "width": "network.width",
+        "depth": "network.depth",
+        "latent_size": "network.latent_size",
+        "layer": "network.layer",
+        "num_inner_steps": "inner.num_steps",
+        "inner_policy_step": "inner.policy_step",
+        "first_order": "inner.first_order",
+        "policy_learning_rate": "outer.policy_learning_rate",
+        "step_size_learning_rate": "outer.step_size_learning_rate",
+        "final_learning_rate": "outer.final_learning_rate",
+    }
 
     def __init__(
         self,
         *,
         observation_size: int,
         action_size: int,
-        width: int = 100,
-        depth: int = 3,
-        latent_size: int = 100,
-        layer: LayerKind = "weight_transform",
+        network: GeneratedNetwork = GeneratedNetwork(),
+        inner: InnerLoop = InnerLoop(),
+        outer: CloningOuterLoop = CloningOuterLoop(),
         sigma: float = 0.2,
-        num_inner_steps: int = 1,
-        inner_policy_step: float = 1e-3,
-        policy_learning_rate: float = 1e-4,
-        step_size_learning_rate: float = 1e-3,
-        final_learning_rate: float = 1.0,
-        first_order: bool = False,
         compile: bool = False,
         compile_mode: str = "default",
         clip_gradient_norm: float | None = None,
     ) -> None:
         super().__init__(clip_gradient_norm=clip_gradient_norm)
         self.save_hyperparameters()
-        sizes = networks.policy_sizes(observation_size, action_size, width, depth, head_width=0)
-        num_layers = networks.num_action_layers(depth)
-        self.policy = LayerStack(sizes[:num_layers], latent_size, layer)
-        self.policy_log_step_sizes = self.policy.log_step_sizes(inner_policy_step)
+        self.observation_size, self.sigma = observation_size, sigma
+        self.inner, self.outer = inner, outer
+        num_layers = network.num_action_layers  # no advantage head
+
+        def sizes(width: int) -> Sizes:
+            depth = network.depth
+            return networks.policy_sizes(observation_size, action_size, width, depth, 0)[
+                :num_layers
+            ]
+
+        self.policy = network.stack(sizes)
+        self.policy_log_step_sizes = self.policy.log_step_sizes(inner.policy_step)
         self._gradient = self.compiled(self.outer_gradient, compile, compile_mode)
 
     @property
@@ -93,12 +117,13 @@ class MetaBehaviourCloning(MetaModule):
         self, parameters: CloningParameters, inner: Batch, outer: Batch, task_weight: Tensor
     ) -> tuple[CloningParameters, dict[str, Tensor]]:
         """Return the gradient of the outer loss in the meta-parameters, and what to log."""
-        settings = self._settings()
 
         def loss(candidate: CloningParameters) -> tuple[Tensor, dict[str, Tensor]]:
-            return cloning_losses.meta_loss(candidate, inner, outer, task_weight, **settings)
+            return meta_loss(
+                candidate, inner, outer, task_weight, settings=self.inner, sigma=self.sigma
+            )
 
-        num_steps = settings["num_steps"]
+        num_steps = self.inner.num_steps
         return meta_gradient(loss, parameters, num_tasks=len(task_weight), num_steps=num_steps)
 
     def adapt_tasks(self, context: TensorDict, num_steps: int = 1) -> BatchedPolicy:
@@ -111,33 +136,32 @@ class MetaBehaviourCloning(MetaModule):
         Returns:
             The policies of the T tasks, with generated weights.
         """
-        settings = self._settings() | {"num_steps": num_steps}
-        thetas = cloning_losses.inner_loop(self.meta_parameters(), dict(context), **settings)
-        return BatchedPolicy.from_thetas(
-            thetas[-1], self.hparams.observation_size, sigma=self.hparams.sigma
+        thetas = inner_loop(
+            self.meta_parameters(),
+            dict(context),
+            settings=replace(self.inner, num_steps=num_steps),
+            sigma=self.sigma,
         )
+        return BatchedPolicy.from_thetas(thetas[-1], self.observation_size, sigma=self.sigma)
 
     def held_out_losses(self, context: TensorDict, query: TensorDict) -> dict[str, Tensor]:
         """Return the imitation losses on other data of the tasks, before and after adaptation."""
         weight = torch.full((len(context),), 1.0 / len(context), device=self.device)
-        return cloning_losses.meta_loss(
-            self.meta_parameters(), dict(context), dict(query), weight, **self._settings()
+        return meta_loss(
+            self.meta_parameters(),
+            dict(context),
+            dict(query),
+            weight,
+            settings=self.inner,
+            sigma=self.sigma,
         )[1]
 
     def configure_optimizers(self) -> Any:
         """One fused Adam; policy and step sizes are its parameter groups."""
-        rates = self.hparams
         groups = [
-            {"params": self.policy.parameters(), "lr": rates.policy_learning_rate},
-            {"params": [self.policy_log_step_sizes], "lr": rates.step_size_learning_rate},
+            {"params": self.policy.parameters(), "lr": self.outer.policy_learning_rate},
+            {"params": [self.policy_log_step_sizes], "lr": self.outer.step_size_learning_rate},
         ]
         return self.with_linear_decay(
-            torch.optim.Adam(groups, fused=True), rates.final_learning_rate
+            torch.optim.Adam(groups, fused=True), self.outer.final_learning_rate
         )
-
-    def _settings(self) -> dict[str, Any]:
-        return {
-            "num_steps": self.hparams.num_inner_steps,
-            "sigma": self.hparams.sigma,
-            "first_order": self.hparams.first_order,
-        }

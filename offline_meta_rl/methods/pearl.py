@@ -11,8 +11,9 @@ Constructor defaults are the paper's algorithm with the numbers of the authors' 
 actor leaves the data and the critics extrapolate; ``behaviour_weight`` ties it to the data.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDict
@@ -28,9 +29,14 @@ from offline_meta_rl.losses.pearl import (
     total_loss,
 )
 from offline_meta_rl.methods.base import MetaModule
-from offline_meta_rl.networks.context_encoder import Gaussians, context_rows, posterior
+from offline_meta_rl.networks.context_encoder import (
+    ContextEncoder,
+    Gaussians,
+    context_rows,
+    posterior,
+)
 from offline_meta_rl.networks.policy import BatchedPolicy
-from offline_meta_rl.networks.stacked import StackedMLP
+from offline_meta_rl.networks.stacked import HiddenLayers, StackedMLP
 
 
 class Pearl(MetaModule):
@@ -44,85 +50,71 @@ class Pearl(MetaModule):
     Args:
         observation_size: O.
         action_size: A.
-        latent_size: Z.
-        width: of every hidden layer of actor, critics and value function.
-        depth: hidden layers of actor, critics and value function.
-        encoder_width: of every hidden layer of the context encoder.
-        encoder_depth: hidden layers of the context encoder.
-        context_next_observation: let the encoder see s' too: for tasks that differ in dynamics.
+        network: hidden layers of actor, critics and value function.
+        encoder: the context encoder and the latent variable.
+        losses: weights and scales of the losses.
         learning_rate: of Adam, for all networks.
         final_learning_rate: share of the learning rate that is left at the trainer's ``max_steps``,
             reached linearly; 1 keeps it.
-        discount: per step.
         target_update: share of the value function that moves into its target at each step.
-        reward_scale: that rewards are multiplied by in the critics' targets.
-        entropy_weight: alpha, the temperature; the paper's is 1. Only its ratio to ``reward_scale``
-            matters to the actor, but values of a moderate size are learned sooner.
-        kl_weight: beta, of the divergence to the prior.
-        policy_regularisation: authors: weight of the mean squares of the actor's outputs (mean and
-            log standard deviation before the tanh).
-        behaviour_weight: not in the paper; of the squared distance of the actor's actions to the
-            data's, times the mean |Q| of the task: the reciprocal of TD3+BC's alpha, whose 2.5 is
-            0.4 here. 0 leaves it out.
-        advantage_temperature: not in the paper; weigh the data's actions in the behaviour term by
-            exp(standardised advantage / this), at most 20; None weighs all alike.
         sigma: standard deviation of the noise where adapted policies are asked to be stochastic
             (evaluation with ``stochastic``); MACAW's.
         compile: compile the losses; falls back to eager with a warning.
         clip_gradient_norm: largest norm of the whole gradient; None for no clipping.
     """
 
+    renamed: ClassVar[Mapping[str, str]] = {
+        "width": "network.width",
+        "depth": "network.depth",
+        "latent_size": "encoder.latent_size",
+        "encoder_width": "encoder.width",
+        "encoder_depth": "encoder.depth",
+        "context_next_observation": "encoder.next_observation",
+        "discount": "losses.discount",
+        "reward_scale": "losses.reward_scale",
+        "entropy_weight": "losses.entropy_weight",
+        "kl_weight": "losses.kl_weight",
+        "policy_regularisation": "losses.policy_regularisation",
+        "behaviour_weight": "losses.behaviour_weight",
+        "advantage_temperature": "losses.advantage_temperature",
+    }
+
     def __init__(
         self,
         *,
         observation_size: int,
         action_size: int,
-        latent_size: int = 5,
-        width: int = 300,
-        depth: int = 3,
-        encoder_width: int = 200,
-        encoder_depth: int = 3,
-        context_next_observation: bool = False,
+        network: HiddenLayers = HiddenLayers(width=300, depth=3),
+        encoder: ContextEncoder = ContextEncoder(),
+        losses: PearlSettings = PearlSettings(),
         learning_rate: float = 3e-4,
         final_learning_rate: float = 1.0,
-        discount: float = 0.99,
         target_update: float = 0.005,
-        reward_scale: float = 5.0,
-        entropy_weight: float = 1.0,
-        kl_weight: float = 0.1,
-        policy_regularisation: float = 1e-3,
-        behaviour_weight: float = 0.0,
-        advantage_temperature: float | None = None,
         sigma: float = 0.2,
         compile: bool = False,
         clip_gradient_norm: float | None = None,
     ) -> None:
         super().__init__(clip_gradient_norm=clip_gradient_norm)
         self.save_hyperparameters()
-        self.settings = PearlSettings(
-            discount=discount,
-            reward_scale=reward_scale,
-            entropy_weight=entropy_weight,
-            kl_weight=kl_weight,
-            policy_regularisation=policy_regularisation,
-            behaviour_weight=behaviour_weight,
-            advantage_temperature=advantage_temperature,
-        )
-        hidden, state = [width] * depth, observation_size + latent_size
-        row = observation_size + action_size + 1 + observation_size * context_next_observation
-        self.encoder = StackedMLP(1, [row, *[encoder_width] * encoder_depth, 2 * latent_size])
-        self.actor = StackedMLP(1, [state, *hidden, 2 * action_size])
-        self.critics = StackedMLP(2, [state + action_size, *hidden, 1])
-        self.value = StackedMLP(1, [state, *hidden, 1])
-        self.target_value = StackedMLP(1, [state, *hidden, 1]).requires_grad_(False)
+        self.observation_size, self.action_size = observation_size, action_size
+        self.seen, self.latent_size = encoder.fields, encoder.latent_size
+        self.settings, self.sigma = losses, sigma
+        self.learning_rate, self.final_learning_rate = learning_rate, final_learning_rate
+        self.target_update = target_update
+        row = observation_size + action_size + 1 + observation_size * encoder.next_observation
+        state = observation_size + encoder.latent_size
+        self.encoder = StackedMLP(1, encoder.sizes(row, 2 * encoder.latent_size))
+        self.actor = StackedMLP(1, network.sizes(state, 2 * action_size))
+        self.critics = StackedMLP(2, network.sizes(state + action_size, 1))
+        self.value = StackedMLP(1, network.sizes(state, 1))
+        self.target_value = StackedMLP(1, network.sizes(state, 1)).requires_grad_(False)
         self.target_value.load_state_dict(self.value.state_dict())
         self._losses = self.compiled(pearl_losses, compile)
 
     @property
     def context_fields(self) -> tuple[str, ...]:
         """What ``adapt`` needs of a context, in the order of the encoder's input."""
-        seen = ("observation", "action", "reward")
-        return (*seen, "next_observation") if self.hparams.context_next_observation else seen
+        return self.seen
 
     @property
     def batch_fields(self) -> tuple[str, ...]:
@@ -153,7 +145,7 @@ class Pearl(MetaModule):
         torch._foreach_lerp_(
             list(self.target_value.parameters()),
             [parameter.detach() for parameter in self.value.parameters()],
-            self.hparams.target_update,
+            self.target_update,
         )
         return metrics
 
@@ -166,7 +158,7 @@ class Pearl(MetaModule):
 
         z is the same at every step of a task, so its part of the first layer becomes a bias.
         """
-        size = self.hparams.observation_size
+        size = self.observation_size
         layers = [
             (weight.expand(len(latent), -1, -1), bias[:, 0].expand(len(latent), -1))
             for weight, bias in self.actor.layers()
@@ -175,9 +167,9 @@ class Pearl(MetaModule):
         weights, biases = ([*column] for column in zip(*layers, strict=True))
         biases[0] = bias + latent @ first[0, size:]
         weights[0] = first[:, :size]
-        action_size = self.hparams.action_size
+        action_size = self.action_size
         weights[-1], biases[-1] = last[..., :action_size], last_bias[..., :action_size]
-        return BatchedPolicy(weights, biases, sigma=self.hparams.sigma)
+        return BatchedPolicy(weights, biases, sigma=self.sigma)
 
     @torch.no_grad()
     def adapt_tasks(self, context: TensorDict, num_steps: int = 1) -> BatchedPolicy:
@@ -230,7 +222,7 @@ class Pearl(MetaModule):
         changed: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
         if behaviour_weight == 0.0 and advantage_temperature is None:
             changed["advantage_temperature"] = None  # without the term it has no meaning
-        settings, last = self.hparams, self.hparams.learning_rate * self.hparams.final_learning_rate
+        last = self.learning_rate * self.final_learning_rate
         agents = PearlLearner(
             self.learned(),
             self.target_value.layers(),
@@ -238,7 +230,7 @@ class Pearl(MetaModule):
             context_fields=self.context_fields,
             settings=replace(self.settings, **changed),
             learning_rate=last if learning_rate is None else learning_rate,
-            target_update=settings.target_update if target_update is None else target_update,
+            target_update=self.target_update if target_update is None else target_update,
             infer=infer,
             sigma=sigma,
         )
@@ -263,8 +255,8 @@ class Pearl(MetaModule):
     def configure_optimizers(self) -> Any:
         """One fused Adam for all networks."""
         parameters = pytree.tree_leaves(self.learned())
-        optimizer = torch.optim.Adam(parameters, lr=self.hparams.learning_rate, fused=True)
-        return self.with_linear_decay(optimizer, self.hparams.final_learning_rate)
+        optimizer = torch.optim.Adam(parameters, lr=self.learning_rate, fused=True)
+        return self.with_linear_decay(optimizer, self.final_learning_rate)
 
     def _noise(self, outer: TensorDict, weight: Tensor) -> PearlNoise:
         """Draw the noise of the whole batch and keep that of this process's tasks."""
@@ -275,5 +267,5 @@ class Pearl(MetaModule):
     def _draw(self, num_tasks: int, batch: TensorDict, generator: torch.Generator) -> PearlNoise:
         """Draw the noise of so many tasks like those of the batch."""
         where: dict[str, Any] = {"device": self.device, "generator": generator}
-        latent = torch.randn(num_tasks, self.hparams.latent_size, **where)
+        latent = torch.randn(num_tasks, self.latent_size, **where)
         return PearlNoise(latent, torch.randn(num_tasks, *batch["action"].shape[1:], **where))

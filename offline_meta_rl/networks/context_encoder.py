@@ -8,16 +8,38 @@ Shapes: T tasks, B transitions of context, C numbers of one transition, Z latent
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from offline_meta_rl.networks.stacked import Layers, stacked_mlp
+from offline_meta_rl.networks.stacked import HiddenLayers, Layers, stacked_mlp
 
 MIN_VARIANCE = 1e-7
 """Floor of a factor's variance, as in the authors' code."""
+
+
+@dataclass(frozen=True)
+class ContextEncoder(HiddenLayers):
+    """The network that infers the task from a context.
+
+    Attributes:
+        latent_size: Z.
+        next_observation: Let the encoder see s' too: for tasks that differ in dynamics.
+    """
+
+    width: int = 200
+    depth: int = 3
+    latent_size: int = 5
+    next_observation: bool = False
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """What the encoder sees of a transition, in the order of its input."""
+        seen = ("observation", "action", "reward")
+        return (*seen, "next_observation") if self.next_observation else seen
 
 
 class Gaussians(NamedTuple):

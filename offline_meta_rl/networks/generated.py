@@ -131,11 +131,6 @@ def policy_sizes(
     return [*body, (width, action_size), *head]
 
 
-def num_action_layers(depth: int) -> int:
-    """Return how many of ``policy_sizes`` the action needs; the rest are the advantage head."""
-    return depth + 1
-
-
 def policy_forward(thetas: Sequence[Tensor], observation: Tensor) -> Tensor:
     """Return the mean action in (-1, 1): body and action head [T, D], [T, B, O] -> [T, B, A]."""
     return torch.tanh(mlp(observation, thetas))

@@ -15,6 +15,7 @@ Shapes: T tasks, L layers, Z latent size, D numbers of one generated layer.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -32,6 +33,32 @@ InnerLoss = Callable[[list[Tensor], int], Tensor]
 
 Task t's loss must depend on row t alone; then the gradient's row t is that task's own gradient.
 """
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """How the inner loop adapts in meta-training.
+
+    Attributes:
+        num_steps: Gradient steps.
+        policy_step: Initial step size of the policy's tensors; the step sizes are learned.
+        first_order: Ignore second derivatives.
+    """
+
+    num_steps: int = 1
+    policy_step: float = 1e-3
+    first_order: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ValueError: names the setting, what was expected and what was found.
+        """
+        if self.num_steps < 0:
+            raise ValueError(f"num_steps: expected at least 0, found {self.num_steps}.")
+        if self.policy_step <= 0.0:
+            raise ValueError(f"policy_step: expected more than 0, found {self.policy_step}.")
 
 
 def adapt(

@@ -10,6 +10,7 @@ its own. Shapes: Z latent size, D = in * out + out numbers of one layer.
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -20,6 +21,58 @@ from offline_meta_rl.networks.generated import LayerParameters, generate, split_
 LayerKind = Literal["weight_transform", "bias_transform", "plain"]
 Sizes = Sequence[tuple[int, int]]
 """(in, out) of every layer."""
+
+
+@dataclass(frozen=True)
+class GeneratedNetwork:
+    """Size and kind of the layers of a policy or value function.
+
+    Attributes:
+        width: Units of every hidden layer.
+        depth: Hidden layers.
+        latent_size: Z of every weight-transform layer; 0 makes them plain ones.
+        layer: ``weight_transform`` or, for the ablations, ``plain`` or ``bias_transform`` (the
+            authors' layer in their runs without weight transform).
+        match_parameters: Widen the hidden layers of the other kinds until each network has as many
+            parameters as with the weight transform ("Equal Params" of the paper's Figure 5).
+    """
+
+    width: int = 100
+    depth: int = 3
+    latent_size: int = 100
+    layer: LayerKind = "weight_transform"
+    match_parameters: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ValueError: names the setting, what was expected and what was found.
+        """
+        for name, value, least in (
+            ("width", self.width, 1),
+            ("depth", self.depth, 1),
+            ("latent_size", self.latent_size, 0),
+        ):
+            if value < least:
+                raise ValueError(f"{name}: expected at least {least}, found {value}.")
+
+    @property
+    def num_action_layers(self) -> int:
+        """How many of ``policy_sizes`` the action needs; the rest are the advantage head."""
+        return self.depth + 1
+
+    def stack(self, sizes: Callable[[int], Sizes]) -> "LayerStack":
+        """Return a network's layers.
+
+        Args:
+            sizes: (in, out) of every layer for a width.
+        """
+        width = self.width
+        if self.match_parameters:
+            width = matching_width(sizes, width, self.latent_size, self.layer)
+        return LayerStack(sizes(width), self.latent_size, self.layer)
+
 
 TENSORS: dict[str, tuple[str, ...]] = {
     "weight_transform": ("z", "M", "c"),
@@ -164,20 +217,6 @@ def matching_width(
 
     enough = bisect_left(range(10**6), wanted, key=count)
     return min((enough - 1, enough), key=lambda candidate: abs(count(candidate) - wanted))
-
-
-def make_stack(
-    sizes: Callable[[int], Sizes],
-    width: int,
-    latent_size: int,
-    kind: LayerKind,
-    *,
-    match_parameters: bool,
-) -> LayerStack:
-    """Return a network's layers; ``match_parameters`` widens them as ``matching_width`` says."""
-    if match_parameters:
-        width = matching_width(sizes, width, latent_size, kind)
-    return LayerStack(sizes(width), latent_size, kind)
 
 
 def _make(kind: LayerKind, fan_in: int, fan_out: int, latent_size: int) -> nn.Module:

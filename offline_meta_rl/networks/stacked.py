@@ -9,6 +9,7 @@ B rows.
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +70,34 @@ def of_tasks(layers: Layers, observation_size: int, num_tasks: int, task: Tensor
     if task is not None:
         bias = bias + layers[0][0][0, observation_size + task][:, None]
     return [(weight[:, :observation_size], bias), *rest]
+
+
+@dataclass(frozen=True)
+class HiddenLayers:
+    """The hidden layers of a network.
+
+    Attributes:
+        width: Units of each.
+        depth: How many.
+    """
+
+    width: int
+    depth: int
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ValueError: names the setting, what was expected and what was found.
+        """
+        if self.width < 1 or self.depth < 1:
+            raise ValueError(
+                f"width and depth: expected at least 1, found {self.width} and {self.depth}."
+            )
+
+    def sizes(self, inputs: int, outputs: int) -> list[int]:
+        """Return input, hidden and output sizes of a network."""
+        return [inputs, *[self.width] * self.depth, outputs]
 
 
 class StackedMLP(nn.Module):

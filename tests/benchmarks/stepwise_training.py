@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tests.helpers import build
+
 SKIPPED = 6  # steps of each round that are not timed: a thread made their batches in the pause
 
 
@@ -94,7 +96,7 @@ def main(settings: dict[str, Any]) -> None:
         num_sanity_val_steps=0,
     )
     torch.set_num_threads(settings["threads"])
-    trainer.fit(Macaw(observation_size=27, action_size=8), datamodule=data)
+    trainer.fit(build(Macaw, observation_size=27, action_size=8), datamodule=data)
     meter = Meter()
     for step in range(rounds.count):
         data.batch(data.batches_served + 10 + step)

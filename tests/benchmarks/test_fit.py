@@ -18,7 +18,7 @@ from callbacks.progress import Progress
 from datamodules import TaskBuffers
 from offline_meta_rl.methods.macaw import Macaw
 from tests.benchmarks.record import record
-from tests.helpers import make_dataset
+from tests.helpers import build, make_dataset
 
 ANT = {"observation_size": 27, "action_size": 8}
 SMALL = {"width": 64, "head_width": 32, "latent_size": 32}
@@ -48,13 +48,13 @@ def fit_steps_per_second(options: dict[str, Any], path: Path, folder: Path, step
         enable_model_summary=False,
         limit_val_batches=0,
     )
-    trainer.fit(Macaw(**options), datamodule=TaskBuffers(env="point_robot", path=str(path)))
+    trainer.fit(build(Macaw, **options), datamodule=TaskBuffers(env="point_robot", path=str(path)))
     return watch.steps / (watch.end - watch.start)
 
 
 def bare_steps_per_second(options: dict[str, Any], path: Path, steps: int) -> float:
     """Train with nothing but the batch, the gradient and Adam."""
-    module, data = Macaw(**options), TaskBuffers(env="point_robot", path=str(path))
+    module, data = build(Macaw, **options), TaskBuffers(env="point_robot", path=str(path))
     data.setup("fit")
     optimizer = module.configure_optimizers()
     for step in range(steps + SKIPPED):

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from offline_meta_rl.methods.macaw import Macaw
 from tests.benchmarks.record import record
+from tests.helpers import build
 from tests.references import macaw as reference
 
 TASKS, ROWS = 5, 256
@@ -32,7 +33,7 @@ def milliseconds(step: Callable[[], object], repeats: int) -> float:
 
 @pytest.mark.usefixtures("threads")
 def test_outer_step_against_plain_loop() -> None:
-    module = Macaw(observation_size=20, action_size=6)
+    module = build(Macaw, observation_size=20, action_size=6)
     inner, outer = (reference.random_batch(TASKS, ROWS, 20, 6) for _ in range(2))
     weight = torch.full((TASKS,), 1 / TASKS)
     parameters = module.meta_parameters()

@@ -22,6 +22,7 @@ from offline_meta_rl.methods.pearl import FIELDS, Pearl
 from offline_meta_rl.networks.context_encoder import context_rows
 from tests.benchmarks.pearl_loop import PearlLoop
 from tests.benchmarks.record import record
+from tests.helpers import build
 from tests.references.sac import random_batch
 
 SIZES = {
@@ -74,7 +75,7 @@ def compare(name: str, *, tasks: int, rows: int, repeats: int, device: str = "cp
     Processor time tells on a busy machine, whose clock also counts the time of others.
     """
     options: dict[str, Any] = SIZES[name]
-    module = detached(Pearl(**options).to(device))
+    module = detached(build(Pearl, **options).to(device))
     loop = PearlLoop(module)
     size = (tasks, rows, options["observation_size"], options["action_size"])
     parts = {

@@ -13,6 +13,7 @@ from callbacks.checkpoints import LastCheckpoint
 from callbacks.evaluate import Evaluate
 from datamodules.task_buffers import TaskBuffers
 from offline_meta_rl.methods.macaw import Macaw
+from tests.helpers import build
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +26,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_method() -> Macaw:
     torch.manual_seed(0)
-    return Macaw(observation_size=2, action_size=2, width=8, latent_size=4, inner_policy_step=0.1)
+    return build(
+        Macaw, observation_size=2, action_size=2, width=8, latent_size=4, inner_policy_step=0.1
+    )
 
 
 def make_data(dataset: Path, **options: Any) -> TaskBuffers:
@@ -106,7 +109,7 @@ def test_fit_writes_what_is_promised(dataset: Path, tmp_path: Path) -> None:
 def test_test_gives_the_same_numbers(dataset: Path, tmp_path: Path) -> None:
     fit(tmp_path / "fit", dataset, make_evaluate())
     torch.manual_seed(99)
-    untrained = Macaw(observation_size=2, action_size=2, width=8, latent_size=4)
+    untrained = build(Macaw, observation_size=2, action_size=2, width=8, latent_size=4)
     make_trainer(tmp_path / "test", make_evaluate(), logger=False).test(
         untrained,
         make_data(dataset, seed=5),

@@ -23,6 +23,7 @@ from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.finetuning.loop import FineTuning
 from offline_meta_rl.methods.macaw import Macaw
 from offline_meta_rl.methods.meta_bc import MetaBehaviourCloning
+from tests.helpers import build
 from tests.methods import tiny
 
 TASKS = [3, 19, 35]
@@ -50,7 +51,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def method() -> Macaw:
     torch.manual_seed(0)
-    return Macaw(observation_size=2, action_size=2, width=8, head_width=4, latent_size=3)
+    return build(Macaw, observation_size=2, action_size=2, width=8, head_width=4, latent_size=3)
 
 
 def fine_tune(root: Path, dataset: Path, module: Any = None, **options: Any) -> dict[str, Any]:
@@ -243,7 +244,7 @@ def test_bad_input_is_named(
 
 
 def test_a_method_that_cannot_is_named(dataset: Path, tmp_path: Path) -> None:
-    module = MetaBehaviourCloning(observation_size=2, action_size=2, width=8, latent_size=3)
+    module = build(MetaBehaviourCloning, observation_size=2, action_size=2, width=8, latent_size=3)
     message = "MetaBehaviourCloning cannot be fine-tuned online: it does not"
     with pytest.raises(TypeError, match=message):
         fine_tune(tmp_path, dataset, module)

@@ -17,6 +17,7 @@ from offline_meta_rl.reports.posterior import (
     principal_components,
     task_colours,
 )
+from tests.helpers import build
 from tests.methods import tiny
 
 WATCH = {"class_path": "WatchPosterior", "init_args": {"contexts": 3, "context_size": 8}}
@@ -33,7 +34,7 @@ def test_it_draws_after_training_and_after_testing(tmp_path: Path) -> None:
     assert found["global_step"] == 2
 
     content = torch.load(root / "checkpoints" / "last.ckpt", weights_only=True)
-    module = Pearl(**content["hyper_parameters"])
+    module = build(Pearl, **content["hyper_parameters"])
     module.load_state_dict(content["state_dict"])
     data = TaskBuffers(env="point_robot", path=str(path), fields=FIELDS)
     data.setup("predict")

@@ -10,6 +10,7 @@ from offline_meta_rl.finetuning.awr import ROWS_AT_ONCE, AwrLearner, network
 from offline_meta_rl.finetuning.replay import OnlineReplay
 from offline_meta_rl.methods.macaw import Macaw
 from offline_meta_rl.networks.generated import LayerParameters
+from tests.helpers import build
 from tests.references.awr import ReferenceAwr, ordinary
 from tests.references.macaw import Layer, inner_step, policy, random_batch, regression_weight, value
 from tests.references.macaw import awr as awr_loss
@@ -28,7 +29,7 @@ def macaw(**options: Any) -> Macaw:
         "latent_size": 4,
     }
     steps = {"inner_policy_step": 0.05, "inner_value_step": 0.05}
-    return Macaw(**sizes, **steps, **options).double()
+    return build(Macaw, **sizes, **steps, **options).double()
 
 
 def context() -> TensorDict:

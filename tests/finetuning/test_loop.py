@@ -20,6 +20,7 @@ from offline_meta_rl.finetuning.loop import FineTuning
 from offline_meta_rl.finetuning.replay import FIELDS, Columns, OnlineReplay
 from offline_meta_rl.finetuning.settings import FineTuningSettings, check_options
 from offline_meta_rl.methods.macaw import Macaw
+from tests.helpers import build
 from tests.methods.tiny import difference
 
 HORIZON = 4
@@ -191,7 +192,7 @@ def test_defaults_are_the_authors_schedule() -> None:
 def learning(seed: int = 0, **options: Any) -> FineTuning:
     """A small MACAW on three point robots."""
     torch.manual_seed(0)
-    module = Macaw(observation_size=2, action_size=2, width=8, head_width=4, latent_size=3)
+    module = build(Macaw, observation_size=2, action_size=2, width=8, head_width=4, latent_size=3)
     batch = {
         name: torch.randn(3, 9, *size)
         for name, size in {"observation": (2,), "action": (2,)}.items()

@@ -11,6 +11,7 @@ from torch import Tensor
 from offline_meta_rl.finetuning.learner import OnlineLearner
 from offline_meta_rl.finetuning.replay import FIELDS, OnlineReplay
 from offline_meta_rl.methods.base import MetaModule
+from tests.helpers import build
 from tests.methods import tiny
 
 CLASSES = {method.__name__: method for method in tiny.method_classes()}
@@ -22,7 +23,7 @@ TASKS, ROWS = 3, 30
 def agents(name: str, num_steps: int = 1) -> OnlineLearner:
     """Agents adapted to contexts with every field a replay can hold."""
     torch.manual_seed(1)
-    module: Any = CLASSES[name](**tiny.config(name, Path())["model"]["init_args"])
+    module: Any = build(CLASSES[name], **tiny.config(name, Path())["model"]["init_args"])
     return module.fine_tuner(TensorDict(columns(2), batch_size=[TASKS, ROWS]), num_steps)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from offline_meta_rl.finetuning.pearl import FIELDS, PearlLearner
 from offline_meta_rl.methods.pearl import Pearl
+from tests.helpers import build
 from tests.methods.tiny import difference
 from tests.references.pearl import ReferencePearl
 from tests.references.sac import random_batch
@@ -29,7 +30,7 @@ def pearl(**options: Any) -> Pearl:
     widths = {"width": 6, "depth": 2, "encoder_width": 5, "encoder_depth": 1}
     rates = {"learning_rate": RATE, "target_update": TARGET}
     sizes = {"observation_size": SIZE, "action_size": A, "latent_size": Z}
-    module = Pearl(**{**sizes, **widths, **rates, **options}).double()
+    module = build(Pearl, **{**sizes, **widths, **rates, **options}).double()
     for parameter in module.target_value.parameters():
         parameter.data.mul_(0.7)
     return module

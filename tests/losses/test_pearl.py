@@ -20,6 +20,7 @@ from offline_meta_rl.networks.context_encoder import (
     product,
 )
 from offline_meta_rl.networks.stacked import StackedMLP, conditioned_mlp, stacked_mlp
+from tests.helpers import build
 from tests.references.pearl import LOSSES, ReferencePearl
 from tests.references.sac import random_batch
 
@@ -42,8 +43,13 @@ VARIANTS: dict[str, dict[str, Any]] = {
 def make(**options: Any) -> Pearl:
     """Return small networks in double precision; the target differs from the value function."""
     sizes = {"width": 6, "depth": 2, "encoder_width": 5, "encoder_depth": 2}
-    module = Pearl(
-        observation_size=OBSERVATION, action_size=ACTION, latent_size=LATENT, **sizes, **options
+    module = build(
+        Pearl,
+        observation_size=OBSERVATION,
+        action_size=ACTION,
+        latent_size=LATENT,
+        **sizes,
+        **options,
     ).double()
     for parameter in module.target_value.parameters():
         parameter.data.mul_(0.7)
@@ -258,4 +264,4 @@ def test_conditioned_network_is_the_network_of_joined_rows() -> None:
 )
 def test_settings_out_of_range_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Pearl(observation_size=2, action_size=2, width=2, **options)  # type: ignore[arg-type]
+        build(Pearl, observation_size=2, action_size=2, width=2, **options)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from offline_meta_rl.methods.macaw import Macaw
+from tests.helpers import build
 from tests.methods import tiny
 from tests.references import macaw as reference
 
@@ -14,8 +15,8 @@ from tests.references import macaw as reference
 def test_compiled_outer_step_equals_eager() -> None:
     sizes = {"observation_size": 2, "action_size": 2, "depth": 1, **tiny.MODEL["Macaw"]}
     torch.manual_seed(1)
-    eager = Macaw(**sizes)
-    compiled = Macaw(**sizes, compile=True)
+    eager = build(Macaw, **sizes)
+    compiled = build(Macaw, **sizes, compile=True)
     compiled.load_state_dict(eager.state_dict())
     inner, outer = (reference.random_batch(3, 4, 2, 2, dtype=torch.float32) for _ in range(2))
     weight = torch.full((3,), 1 / 3)

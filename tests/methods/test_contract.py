@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from offline_meta_rl import cli
+from tests import helpers
 from tests.helpers import make_dataset
 from tests.methods import tiny
 
@@ -231,4 +232,4 @@ def build(method: str) -> Any:
     """Return an untrained module."""
     settings = tiny.config(method, Path())["model"]["init_args"]
     (found,) = (c for c in tiny.method_classes() if c.__name__ == method)
-    return found(**settings)
+    return helpers.build(found, **settings)

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from datamodules import TaskBuffers
-from offline_meta_rl.losses import functional
+from offline_meta_rl.losses import awr
 from offline_meta_rl.losses import macaw as macaw_losses
 from offline_meta_rl.methods.macaw import Macaw
 from offline_meta_rl.networks import generated as networks
-from tests.helpers import make_dataset
+from tests.helpers import build, make_dataset
 from tests.references import macaw as reference
 
 TASKS, ROWS = 3, 16
@@ -22,7 +22,7 @@ TASKS, ROWS = 3, 16
 def make(**options: object) -> Macaw:
     sizes = {"width": 8, "head_width": 5, "latent_size": 6}
     steps = {"inner_policy_step": 0.03, "inner_value_step": 0.03}
-    return Macaw(observation_size=4, action_size=2, **sizes, **steps, **options).double()  # type: ignore[arg-type]
+    return build(Macaw, observation_size=4, action_size=2, **sizes, **steps, **options).double()  # type: ignore[arg-type]
 
 
 def batches() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -80,8 +80,8 @@ def test_every_part_of_the_gradient_is_there_and_the_head_steps_are_not() -> Non
     module, (inner, outer) = make(), batches()
     found = gradient_by_name(module, inner, outer)
     step_gradient = found.pop("policy_log_step_sizes")
-    assert (step_gradient[: module.settings.num_action_layers] != 0).all()
-    assert (step_gradient[module.settings.num_action_layers :] == 0).all()
+    assert (step_gradient[: module.settings.network.num_action_layers] != 0).all()
+    assert (step_gradient[module.settings.network.num_action_layers :] == 0).all()
     for name, gradient in found.items():
         assert gradient.abs().max() > 0, name
 
@@ -172,7 +172,7 @@ def test_latent_only_adaptation_leaves_matrices_out() -> None:
 
 
 def test_bootstrapped_outer_value_refuses_several_inner_steps() -> None:
-    with pytest.raises(ValueError, match="defined for one inner step, found num_inner_steps=3"):
+    with pytest.raises(ValueError, match="defined for one inner step, found inner\\.num_steps=3"):
         make(bootstrap_outer_value=True, num_inner_steps=3)
 
 
@@ -184,10 +184,10 @@ def transition_gradients(
     mean, predicted = networks.two_headed_forward(
         leaves, state[None, None], action[None, None], rectify_action=False
     )
-    log_prob = functional.gaussian_log_prob(action[None, None], mean, 0.2)
-    loss = functional.awr_loss(log_prob, advantage.exp()[None, None]).sum()
+    weight = advantage.exp()[None, None]
+    loss = awr.regression_loss(mean, action[None, None], weight, 0.2).sum()
     if coefficient:
-        error = functional.advantage_loss(predicted, advantage[None, None]).sum()
+        error = awr.advantage_loss(predicted, advantage[None, None]).sum()
         loss = loss + coefficient * error
     gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
     return [

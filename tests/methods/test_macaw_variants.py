@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from datamodules import TaskBuffers
-from offline_meta_rl.losses import functional
+from offline_meta_rl.losses import awr
 from offline_meta_rl.methods.macaw import Macaw
-from tests.helpers import make_dataset, quiet_trainer
+from tests.helpers import build, make_dataset, quiet_trainer
 from tests.references import macaw as reference
 
 TASKS, ROWS = 3, 16
@@ -23,7 +23,7 @@ DOUBLE: Any = {"dtype": torch.float64}
 def make(**options: Any) -> Macaw:
     sizes = {"width": 8, "head_width": 5, "latent_size": 6}
     steps = {"inner_policy_step": 0.03, "inner_value_step": 0.03}
-    return Macaw(observation_size=4, action_size=2, **sizes, **steps, **options).double()  # type: ignore[arg-type]
+    return build(Macaw, observation_size=4, action_size=2, **sizes, **steps, **options).double()  # type: ignore[arg-type]
 
 
 def batches() -> list[dict[str, Tensor]]:
@@ -46,7 +46,7 @@ def assert_gradient_is_the_references(module: Macaw, **variant: Callable[..., Te
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     leaves = zip(pytree.tree_leaves(parameters), pytree.tree_leaves(gradient), strict=True)
     found = {names[id(parameter)]: value for parameter, value in leaves}
-    steps = module.hparams["num_inner_steps"]
+    steps = module.settings.inner.num_steps
     expected = reference.meta_gradient(module, inner, outer, steps, **variant)
     assert set(found) == set(expected) == {name for name, _ in module.named_parameters()}
     for name, value in expected.items():
@@ -110,7 +110,7 @@ def test_lambda_1_is_monte_carlo_and_0_is_td_0() -> None:
     returns, reward, terminated = (batch[name] for name in ("return_to_go", "reward", "terminated"))
 
     def target(td_lambda: float) -> Tensor:
-        return functional.td_lambda_return(
+        return awr.td_lambda_return(
             returns, reward, following, terminated, discount=DISCOUNT, td_lambda=td_lambda
         )
 
@@ -126,7 +126,7 @@ def test_lambda_return_of_consistent_values_is_the_return() -> None:
         returns[0, step] = reward[0, step] + DISCOUNT * returns[0, step + 1]
     terminated = torch.arange(9)[None] == 8
     for td_lambda in (0.0, 0.3, 1.0):
-        found = functional.td_lambda_return(
+        found = awr.td_lambda_return(
             returns[:, :-1],
             reward,
             returns[:, 1:],
@@ -142,10 +142,10 @@ def test_expectile_of_two_returns(expectile: float, fraction: float) -> None:
     """The expectile of 0 and 1 is tau: the minimum of the loss lies there."""
     value = torch.linspace(0, 1, 1001, **DOUBLE)[:, None].expand(-1, 2)
     target = torch.tensor([0.0, 1.0], **DOUBLE)
-    loss = functional.expectile_loss(value, target, expectile)
+    loss = awr.expectile_loss(value, target, expectile)
     assert value[loss.argmin(), 0].item() == pytest.approx(fraction, abs=1e-9)
     if expectile == 0.5:
-        torch.testing.assert_close(loss, 0.5 * functional.value_loss(value, target))
+        torch.testing.assert_close(loss, 0.5 * awr.value_loss(value, target))
 
 
 @pytest.mark.parametrize(
@@ -153,10 +153,13 @@ def test_expectile_of_two_returns(expectile: float, fraction: float) -> None:
     [
         ({"td_lambda": 1.5}, r"td_lambda in \[0, 1\] .* found 1.5 and 0.7"),
         ({"expectile": 1.0}, r"expectile in \(0, 1\), found 0.95 and 1.0"),
-        ({"adapt_matrices": False, "layer": "plain"}, "found plain layers. Set adapt_matrices"),
+        (
+            {"adapt_matrices": False, "layer": "plain"},
+            "found plain layers. Set inner.adapt_matrices",
+        ),
         (
             {"bootstrap_advantage": True, "value_target": "td_lambda"},
-            "defined for value_target monte_carlo, found td_lambda",
+            "defined for target.kind monte_carlo, found td_lambda",
         ),
     ],
 )

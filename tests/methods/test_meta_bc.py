@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from offline_meta_rl.methods.meta_bc import MetaBehaviourCloning
+from tests.helpers import build
 from tests.references import macaw as reference
 
 TASKS, ROWS = 3, 16
@@ -17,7 +18,7 @@ TASKS, ROWS = 3, 16
 
 def make(**options: Any) -> MetaBehaviourCloning:
     sizes = {"observation_size": 4, "action_size": 2, "width": 8, "latent_size": 6}
-    return MetaBehaviourCloning(**sizes, **{"inner_policy_step": 0.02, **options}).double()
+    return build(MetaBehaviourCloning, **sizes, **{"inner_policy_step": 0.02, **options}).double()
 
 
 def random_batch() -> dict[str, Tensor]:

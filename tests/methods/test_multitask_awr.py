@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from datamodules import TaskBuffers
 from offline_meta_rl.methods.multitask_awr import MultitaskAWR
-from tests.helpers import make_dataset, quiet_trainer
+from tests.helpers import build, make_dataset, quiet_trainer
 from tests.references import macaw as reference
 
 TASKS, ROWS, ALL_TASKS = 3, 16, 7
@@ -20,7 +20,7 @@ TASKS, ROWS, ALL_TASKS = 3, 16, 7
 def make(**options: Any) -> MultitaskAWR:
     sizes = {"observation_size": 4, "action_size": 2, "one_hot_tasks": ALL_TASKS, "width": 8}
     rates = {"adaptation_policy_rate": 0.01, "adaptation_value_rate": 0.03}
-    return MultitaskAWR(**(sizes | rates | options)).double()
+    return build(MultitaskAWR, **(sizes | rates | options)).double()
 
 
 def random_batch() -> TensorDict:
@@ -47,8 +47,8 @@ def slow_losses(
     estimate, returns = reference.value(value, inputs), data["return_to_go"]
     terminal = reference.value(value, with_code(data["terminal_observation"], task))
     bootstrapped = (returns + data["terminal_discount"] * terminal).detach()
-    target = bootstrapped if module.hparams["bootstrap_value"] else returns
-    returns = bootstrapped if module.hparams["bootstrap_advantage"] else returns
+    target = bootstrapped if module.settings.bootstrap.value else returns
+    returns = bootstrapped if module.settings.bootstrap.advantage else returns
     hidden = inputs
     for layer in policy[:-1]:
         hidden = torch.relu(reference.apply(layer, hidden))
@@ -167,8 +167,10 @@ def test_another_number_of_tasks_is_refused(tmp_path: Path) -> None:
     path = make_dataset(tmp_path / "data", num_tasks=6)
     data = TaskBuffers(env="point_robot", path=str(path), inner_batch_size=4, outer_batch_size=4)
     with pytest.raises(ValueError, match=r"fields .*'terminal_discount'\], found .* Set --data"):
-        quiet_trainer(tmp_path, 1).fit(make(bootstrap_value=True).float(), datamodule=data)
+        quiet_trainer(tmp_path, 1).fit(
+            make(bootstrap_value=True, one_hot_tasks=6).float(), datamodule=data
+        )
     with pytest.raises(
-        ValueError, match=r"built for 7 tasks, the data has 6\. Set --model.*one_hot_tasks=6"
+        ValueError, match=r"built for num_tasks 7, the data has 6\. Set --model.*num_tasks=6"
     ):
         quiet_trainer(tmp_path, 1).fit(make().float(), datamodule=data)

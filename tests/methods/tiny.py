@@ -20,10 +20,13 @@ from tests.image_data import SHAPE, make_image_dataset
 
 MODEL: dict[str, dict[str, Any]] = {
     "CQL": {"width": 8, "num_actions": 2, "conservative_form": "logsumexp"},
-    "Macaw": {"width": 8, "head_width": 4, "latent_size": 3},
-    "Pearl": {"width": 8, "depth": 2, "encoder_width": 6, "encoder_depth": 1, "latent_size": 3},
-    "MetaBehaviourCloning": {"width": 8, "latent_size": 3},
-    "MultitaskAWR": {"width": 8, "one_hot_tasks": 7},
+    "Macaw": {"network": {"width": 8, "head_width": 4, "latent_size": 3}},
+    "Pearl": {
+        "network": {"width": 8, "depth": 2},
+        "encoder": {"width": 6, "depth": 1, "latent_size": 3},
+    },
+    "MetaBehaviourCloning": {"network": {"width": 8, "latent_size": 3}},
+    "MultitaskAWR": {"network": {"width": 8}},
     "PerTaskSAC": {"num_tasks": 3, "hidden_size": 8},
     "ReflectiveExplorer": {
         "filter_steps": 5,
@@ -40,6 +43,7 @@ MODEL: dict[str, dict[str, Any]] = {
     "SAC": {"hidden_size": 8},
 }
 SIZES: dict[str, dict[str, Any]] = {
+    "MultitaskAWR": {"observation_size": 2, "action_size": 2, "num_tasks": 7},
     "ReflectiveExplorer": {"observation_shape": list(SHAPE), "action_size": 2},
     "SAC": {"observation_size": 2, "action_size": 2, "task_feature_size": 2},
 }

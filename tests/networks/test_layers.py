@@ -11,10 +11,10 @@ from offline_meta_rl.networks import generated as networks
 from offline_meta_rl.networks.inner_loop import adapt
 from offline_meta_rl.networks.layers import (
     BiasTransformLinear,
+    GeneratedNetwork,
     LayerKind,
     LayerStack,
     count_parameters,
-    make_stack,
     matching_width,
 )
 
@@ -76,11 +76,11 @@ def test_matched_layers_have_as_many_parameters_within_a_percent(
     kind: LayerKind, sizes: partial[list[tuple[int, int]]]
 ) -> None:
     wanted = count_parameters(sizes(100), 100, "weight_transform")
-    found = numbers(make_stack(sizes, 100, 100, kind, match_parameters=True))
+    found = numbers(GeneratedNetwork(layer=kind, match_parameters=True).stack(sizes))
     assert found == pytest.approx(wanted, rel=0.01)
     if kind == "plain" and sizes is CHEETAH:
         assert matching_width(sizes, 100, 100, kind) == 1139
-    narrow = make_stack(sizes, 100, 100, kind, match_parameters=False)
+    narrow = GeneratedNetwork(layer=kind).stack(sizes)
     assert (numbers(narrow) == wanted) is (kind == "weight_transform")
 
 

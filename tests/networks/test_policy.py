@@ -16,6 +16,7 @@ from offline_meta_rl.data.context import context_from_episodes
 from offline_meta_rl.methods.loading import load
 from offline_meta_rl.methods.macaw import Macaw
 from offline_meta_rl.networks.policy import load_policy, save_policy
+from tests.helpers import build
 
 OBSERVATION_SIZE, ACTION_SIZE = 3, 2
 
@@ -26,7 +27,6 @@ for name in ("mujoco", "gymnasium", "metaworld"):
 import torch
 import offline_meta_rl
 from offline_meta_rl.networks.policy import save_policy
-
 checkpoint, context, folder = sys.argv[1:]
 method = offline_meta_rl.load(checkpoint)
 policy = method.adapt(torch.load(context, weights_only=True))
@@ -37,7 +37,8 @@ save_policy(policy, folder, observation_size=3)
 @pytest.fixture
 def method() -> Macaw:
     torch.manual_seed(0)
-    return Macaw(
+    return build(
+        Macaw,
         observation_size=OBSERVATION_SIZE,
         action_size=ACTION_SIZE,
         width=8,
@@ -184,7 +185,7 @@ def test_bad_contexts(method: Macaw) -> None:
 
 def test_bootstrapped_advantages_need_the_ends_of_episodes() -> None:
     sizes = {"observation_size": OBSERVATION_SIZE, "action_size": ACTION_SIZE, "width": 8}
-    method = Macaw(**sizes, latent_size=4, bootstrap_advantage=True)  # type: ignore[arg-type]
+    method = build(Macaw, **sizes, latent_size=4, bootstrap_advantage=True)  # type: ignore[arg-type]
     context = make_context()
     with pytest.raises(ValueError, match="terminal_observation is missing"):
         method.adapt(context)

@@ -32,7 +32,7 @@ class ReferencePearl:
     """The networks of a method as ordinary layers, and its losses."""
 
     def __init__(self, module: Pearl) -> None:
-        self.hparams = module.hparams
+        self.settings, self.fields = module.settings, module.context_fields
         self.encoder = unstack(module.encoder, 0)
         self.actor = unstack(module.actor, 0)
         self.critics = [unstack(module.critics, index) for index in range(2)]
@@ -44,7 +44,7 @@ class ReferencePearl:
         mean = variance = None
         for index in range(len(context["reward"])):
             row = [context[name][index].reshape(-1) for name in ("observation", "action", "reward")]
-            if self.hparams.context_next_observation:
+            if "next_observation" in self.fields:
                 row.append(context["next_observation"][index])
             own_mean, raw = self.encoder(torch.cat(row)).chunk(2)
             own = F.softplus(raw)
@@ -78,7 +78,7 @@ class ReferencePearl:
         action_noise: Tensor,
     ) -> dict[str, Tensor]:
         """Return the losses of one task: context [C_rows, ...], batch [B, ...]."""
-        settings = self.hparams
+        settings = self.settings
         q = self.posterior(context)
         z = q.mean + q.stddev * latent_noise
         fixed = z.detach()
@@ -126,7 +126,7 @@ class ReferencePearl:
 
     def weights(self, advantage: Tensor) -> Tensor:
         """Return the weights of the data's actions, from advantages [B]."""
-        heat = self.hparams.advantage_temperature
+        heat = self.settings.advantage_temperature
         if heat is None:
             return torch.ones_like(advantage)
         standard = (advantage - advantage.mean()) / advantage.std()
