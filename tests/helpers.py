@@ -1,11 +1,12 @@
 """Small datasets, and a trainer, for tests."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import lightning
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from tensordict import TensorDict
 
@@ -23,6 +24,21 @@ def build(owner: type[Owner], **settings: Any) -> Owner:
     an old checkpoint becomes.
     """
     return owner(**arguments_of(owner, settings))
+
+
+def merged(files: Iterable[Path]) -> dict[str, Any]:
+    """Return what configs come to, later ones on top of earlier ones."""
+    found: dict[str, Any] = {}
+    for file in files:
+        found = _on_top(found, yaml.safe_load(file.read_text()))
+    found.pop("include", None)
+    return found
+
+
+def _on_top(below: Any, above: Any) -> Any:
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return below | {key: _on_top(below.get(key), value) for key, value in above.items()}
 
 
 def make_episodes(

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from omegaconf import OmegaConf
 
 from datamodules import LifetimeBuffers
 from offline_meta_rl import cli
@@ -19,7 +18,7 @@ from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.envs.base import TaskFamily
 from offline_meta_rl.envs.rendering import use_working_gl
 from offline_meta_rl.envs.scripted import ScriptedFamily
-from tests.helpers import make_episodes
+from tests.helpers import make_episodes, merged
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 CONTROLS = ["explorer_no_cql", "explorer_no_expl"]  # overlays on the configs of explorers
@@ -86,10 +85,7 @@ def read(name: str) -> dict[str, Any]:
     """Return the config of a name, with what its files include."""
     names = PAIRS.get(name, [name])
     files = [file for each in names for file in with_includes(CONFIGS / f"{each}.yaml")]
-    merged = OmegaConf.merge(*(OmegaConf.load(file) for file in files))
-    config: dict[str, Any] = OmegaConf.to_container(merged)
-    config.pop("include", None)
-    return config
+    return merged(files)
 
 
 def family_of(config: dict[str, Any]) -> TaskFamily:
@@ -223,12 +219,12 @@ def test_overlay_for_a_cpu_fits_the_sawyer_s_config(capsys: pytest.CaptureFixtur
     files = [argument for name in names for argument in ("--config", f"{CONFIGS / name}.yaml")]
     with pytest.raises(SystemExit, match="0"):
         cli.main(["fit", *files, "--print_config"])
-    merged = yaml.safe_load(capsys.readouterr().out)
+    printed = yaml.safe_load(capsys.readouterr().out)
     base, overlay = (read(name) for name in names)
     for part in ("model", "data"):
         wanted = base[part]["init_args"] | overlay[part]["init_args"]
-        assert holds(merged[part]["init_args"], wanted)
-    assert merged["trainer"]["max_steps"] > overlay["model"]["init_args"]["filter_steps"]
+        assert holds(printed[part]["init_args"], wanted)
+    assert printed["trainer"]["max_steps"] > overlay["model"]["init_args"]["filter_steps"]
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

@@ -20,16 +20,13 @@ from torch import Tensor
 
 from offline_meta_rl.finetuning.awr import AwrLearner
 from offline_meta_rl.losses.awr import AWRSettings
-from offline_meta_rl.losses.macaw import (
+from offline_meta_rl.losses.macaw import Batch, MetaParameters, inner_loop, meta_loss
+from offline_meta_rl.losses.macaw_settings import (
     AuthorsVariants,
-    Batch,
     MacawInnerLoop,
     MacawNetwork,
     MacawSettings,
-    MetaParameters,
     ValueTarget,
-    inner_loop,
-    meta_loss,
 )
 from offline_meta_rl.methods.base import MetaModule
 from offline_meta_rl.methods.checks import check_discount

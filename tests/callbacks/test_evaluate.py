@@ -96,7 +96,7 @@ def test_fit_writes_what_is_promised(dataset: Path, tmp_path: Path) -> None:
     assert set(result["after_n_steps"]) == {"1", "2"}
     assert {"random", "best_behaviour"} <= set(result["references"])
     assert result["method"] == "offline_meta_rl.methods.macaw.Macaw"
-    assert result["config"]["model"]["width"] == 8
+    assert result["config"]["model"]["network"]["width"] == 8
     assert result["config"]["data"]["env"] == "point_robot"
     assert result["environment"]["id"] == "offline_meta_rl/PointRobot-v0"
     assert len(result["dataset_checksum"]) == 32

@@ -110,7 +110,7 @@ def test_result_holds_what_is_promised(uninterrupted: Path, dataset: Path) -> No
     assert found["settings"]["seed"] == 0
     assert found["learner"] == SMALL["learner"]
     assert len(found["dataset_checksum"]) == 32
-    assert found["config"]["model"]["width"] == 8
+    assert found["config"]["model"]["network"]["width"] == 8
     assert found["method"] == "offline_meta_rl.methods.macaw.Macaw"
     assert {"seed", "commit", "environment"} <= set(found)
     assert (uninterrupted / "fine_tuning.png").read_bytes().startswith(b"\x89PNG")

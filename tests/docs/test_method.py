@@ -77,7 +77,7 @@ def test_a_method_from_nothing_trains_evaluates_and_adapts(folder: Path) -> None
 
 
 def test_a_subclass_trains_and_keeps_its_argument(folder: Path) -> None:
-    small = ["--model.width=8", "--model.latent_size=3", "--model.noise=0.5"]
+    small = ["--model.network.width=8", "--model.network.latent_size=3", "--model.noise=0.5"]
     batches = ["--data.inner_batch_size=16", "--data.outer_batch_size=16", "--data.path=small"]
     quickstart = str(ROOT / "configs" / "quickstart.yaml")
     command = ["fit", "--config", quickstart, "--model", "noisy_macaw.NoisyMacaw"]
@@ -87,12 +87,12 @@ def test_a_subclass_trains_and_keeps_its_argument(folder: Path) -> None:
     method = offline_meta_rl.load(path)
     assert type(method).__name__ == "NoisyMacaw"
     assert method.noise == 0.5
-    assert method.hparams["width"] == 8
+    assert method.settings.network.width == 8
 
 
 def test_predict_needs_no_simulator(folder: Path) -> None:
     arguments = ["fit", "--model=Macaw", "--model.observation_size=2", "--model.action_size=2"]
-    arguments += ["--model.width=8", "--model.latent_size=3", "--data=TaskBuffers"]
+    arguments += ["--model.network.width=8", "--model.network.latent_size=3", "--data=TaskBuffers"]
     arguments += ["--data.env=point_robot", "--data.path=small", "--trainer.default_root_dir=run"]
     arguments += ["--data.inner_batch_size=16", "--data.outer_batch_size=16"]
     cli.main([*arguments, *SHORT])

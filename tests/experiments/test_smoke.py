@@ -15,6 +15,7 @@ from offline_meta_rl.experiments.reading import experiment_names, load_experimen
 from offline_meta_rl.experiments.report import write_report
 from offline_meta_rl.experiments.runner import Runner
 from offline_meta_rl.experiments.workers import Worker
+from tests.helpers import merged
 from tests.test_configs import HORIZON, SMALL
 
 TRANSITIONS = 15  # of each stage in each task
@@ -50,7 +51,7 @@ def smoke_plan(name: str, root: Path) -> list[Run]:
 
 def shrunken(run: Run, folder: Path) -> Path:
     """Write an overlay with small networks and evaluations."""
-    base = yaml.safe_load(run.configs[0].read_text())
+    base = merged(run.configs)
     callbacks = [
         {**each, "init_args": {**each.get("init_args", {}), **SMALL.get(each["class_path"], {})}}
         for each in base["trainer"]["callbacks"]
@@ -69,7 +70,7 @@ def test_smoke(
     monkeypatch.setenv("OFFLINE_META_RL_DATA", str(shared_data_root))
     runs = smoke_plan(name, tmp_path)
     assert runs
-    family = FAMILIES[yaml.safe_load(runs[0].configs[0].read_text())["data"]["init_args"]["env"]]
+    family = FAMILIES[merged(runs[0].configs)["data"]["init_args"]["env"]]
     monkeypatch.setattr(type(family), "horizon", HORIZON)
     overlays = {str(run.folder): shrunken(run, tmp_path) for run in runs}
 
@@ -108,7 +109,11 @@ def test_smoke(
             "paper",
             "macaw",
             "walker",
-            {"policy_learning_rate": 1e-4, "inner_slice": None, "transitions_per_stage": 100000},
+            {
+                "outer.policy_learning_rate": 1e-4,
+                "inner_slice": None,
+                "transitions_per_stage": 100000,
+            },
         ),
         (
             "figure4",
@@ -119,7 +124,7 @@ def test_smoke(
                 "inner_slice": ["untrained"],
                 "outer_slice": ["stage_0", "stage_1", "stage_2", "stage_3", "expert"],
                 "untrained_episodes": 30,
-                "final_learning_rate": 1.0,
+                "outer.final_learning_rate": 1.0,
             },
         ),
         (
@@ -137,7 +142,7 @@ def test_smoke(
             {
                 "inner_slice": {"stage": "first", "size": 100000, "centre": 0.5},
                 "outer_slice": {"stage": "last", "size": 100000, "centre": 0.5},
-                "temperature": 1.0,
+                "awr.temperature": 1.0,
             },
         ),
         (
@@ -165,7 +170,12 @@ def test_scales_come_to_what_their_pages_say(
     printed = yaml.safe_load(capsys.readouterr().out)
     found = {
         **printed["trainer"],
-        **printed["model"]["init_args"],
+        **{
+            f"{group}.{name}": value
+            for group, given in printed["model"]["init_args"].items()
+            if isinstance(given, dict)
+            for name, value in given.items()
+        },
         **printed["data"]["init_args"],
     }
     assert {key: found[key] for key in expected} == expected

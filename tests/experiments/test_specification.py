@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 import yaml
 
+from offline_meta_rl.common.configs import with_includes
 from offline_meta_rl.experiments import reading, workers
 from offline_meta_rl.experiments.command import main
 from offline_meta_rl.experiments.plan import estimate_hours, plan
 from offline_meta_rl.experiments.reading import experiment_names, load_experiment
 from tests.experiments.sample import plan_of, write_experiment
+from tests.helpers import merged
 
 PAPER = {
     "figure3": ({"point_robot", "cheetah_dir", "cheetah_vel", "walker", "ant"}, 5),
@@ -73,7 +75,8 @@ def test_arms_are_given_the_same_data(name: str) -> None:
     for family in experiment.families:
         found = {}
         for arm in experiment.arms.values():
-            base = yaml.safe_load(experiment.config(arm.configs[0], family).read_text())
+            paths = experiment.configs(arm.configs[0], family)
+            base = merged(file for path in paths for file in with_includes(path))
             keys = ("env", "path", "transitions_per_stage", "task_seed", "collect_seed")
             found[arm.name] = [base["data"]["init_args"].get(key) for key in keys]
         first = next(iter(found.values()))
@@ -177,7 +180,8 @@ def test_an_experiment_may_lie_anywhere(by_folder: bool, tmp_path: Path) -> None
     experiment = load_experiment(str(path.parent if by_folder else path))
     (first, *_) = plan(experiment, "cpu", tmp_path)
     assert experiment.name == "mine"
-    assert first.configs == (CONFIGS / "macaw_ant.yaml",)
+    names = ("families/ant.yaml", "methods/macaw.yaml", "macaw_ant.yaml")
+    assert first.configs == tuple(CONFIGS / name for name in names)
     assert "--x=1" in first.commands[0]
 
 

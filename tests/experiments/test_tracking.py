@@ -99,7 +99,7 @@ def test_an_offline_run_holds_what_the_docs_promise(run_folder: Path) -> None:
     for record in found:
         if record.HasField("config"):
             config |= values(record.config.update)
-    assert config["width"] == 8  # of the method
+    assert config["network"]["width"] == 8  # of the method
     assert config["env"] == "point_robot"  # of the data
     history = [values(r.history.item) for r in found if r.HasField("history")]
     logged = {key for point in history for key in point}
