@@ -56,7 +56,7 @@ class Canvas:
         y: float,
         words: str,
         *,
-        size: int = 13,
+        size: int = 15,
         colour: str = INK,
         bold: bool = False,
         code: bool = False,
@@ -178,8 +178,8 @@ def overview() -> str:
 
 
 def _recorded_data(canvas: Canvas) -> None:
-    canvas.text(32, 44, "1  Recorded data of many tasks", size=15, bold=True)
-    canvas.text(32, 64, "every task has its own goal, which the agent is not told", colour=MUTED, size=12)
+    canvas.text(32, 44, "1  Recorded data of many tasks", size=18, bold=True)
+    canvas.text(32, 64, "every task has a goal of its own, hidden", colour=MUTED, size=14)
     rng = random.Random(3)
     for index, angle in enumerate((12, 55, 80, 105, 140, 170)):
         column, row = index % 3, index // 3
@@ -189,61 +189,61 @@ def _recorded_data(canvas: Canvas) -> None:
             for _ in range(2):
                 field.way(walk(rng, goal, speed, noise, 12), colour)
         field.goal(goal)
-        canvas.text(76 + 98 * column, 151 + 104 * row, f"task {index}", size=11, anchor="middle")
+        canvas.text(76 + 98 * column, 151 + 104 * row, f"task {index}", size=12, anchor="middle")
     for index, (colour, name) in enumerate(((POOR, "poor"), (FAIR, "fair"), (GOOD, "expert"))):
         canvas.path([(36 + 92 * index, 292), (56 + 92 * index, 292)], colour, width=3)
-        canvas.text(62 + 92 * index, 296, name, size=12, colour=MUTED)
-    canvas.text(32, 330, "lightning data", code=True, size=12, bold=True)
-    canvas.text(32, 350, "look at, check, convert datasets", size=12, colour=MUTED)
+        canvas.text(64 + 92 * index, 297, name, size=14, colour=MUTED)
+    canvas.text(32, 330, "lightning data", code=True, size=14, bold=True)
+    canvas.text(32, 350, "look at, check, convert datasets", size=14, colour=MUTED)
 
 
 def _meta_training(canvas: Canvas) -> None:
-    canvas.text(364, 44, "2  Meta-train once", size=15, bold=True)
-    canvas.text(364, 64, "no simulator is stepped", colour=MUTED, size=12)
+    canvas.text(364, 44, "2  Meta-train once", size=18, bold=True)
+    canvas.text(364, 64, "no simulator is stepped", colour=MUTED, size=14)
     lines = (
-        ("inner step", "adapt to one batch of a task"),
-        ("measure", "loss on another batch of it"),
+        ("inner step", "adapt to a batch of a task"),
+        ("measure", "loss on another batch"),
         ("outer step", "improve the shared start"),
     )
     for index, (name, meaning) in enumerate(lines):
         y = 84 + 70 * index
         canvas.box(380, y, 204, 50, fill=PAPER)
         canvas.text(392, y + 21, name, bold=True)
-        canvas.text(392, y + 39, meaning, size=12, colour=MUTED)
+        canvas.text(392, y + 39, meaning, size=14, colour=MUTED)
         if index:
             canvas.arrow([(482, y - 20), (482, y)])
     canvas.arrow([(380, 249), (364, 249), (364, 109), (380, 109)])
-    canvas.text(380, 296, "thousands of times, many tasks at once", size=12, colour=MUTED)
-    canvas.text(364, 330, "lightning fit", code=True, size=12, bold=True)
-    canvas.text(364, 350, "writes checkpoints and results.json", size=12, colour=MUTED)
+    canvas.text(364, 298, "thousands of times, on many tasks", size=14, colour=MUTED)
+    canvas.text(364, 330, "lightning fit", code=True, size=14, bold=True)
+    canvas.text(364, 350, "checkpoints and results.json", size=14, colour=MUTED)
 
 
 def _new_task(canvas: Canvas) -> None:
-    canvas.text(648, 44, "3  Adapt to a task never seen", size=15, bold=True)
-    canvas.text(648, 64, "from a few hundred recorded transitions", colour=MUTED, size=12)
+    canvas.text(648, 44, "3  Adapt to a task never seen", size=18, bold=True)
+    canvas.text(648, 64, "from a few hundred recorded transitions", colour=MUTED, size=14)
     rng, goal = random.Random(11), goal_at(122)
     context = Field(canvas, 648, 92, 138)
     for colour, speed, noise in ((POOR, 0.02, 0.1), (FAIR, 0.08, 0.06), (GOOD, 0.16, 0.03)):
         for x, y in walk(rng, goal, speed, noise, 22)[1:]:
             canvas.dot(*context.place((x, y)), 1.6, colour)
     canvas.dot(*context.place((0.0, 0.0)), 2.5, INK)
-    canvas.text(717, 196, "context", size=12, anchor="middle", bold=True)
-    canvas.text(717, 212, "256 transitions", size=12, anchor="middle", colour=MUTED)
+    canvas.text(717, 196, "context", size=14, anchor="middle", bold=True)
+    canvas.text(717, 214, "256 transitions", size=14, anchor="middle", colour=MUTED)
     canvas.arrow([(788, 134), (810, 134)])
     policy = Field(canvas, 812, 92, 138)
     policy.way(walk(rng, goal_at(70), 0.06, 0.05, 12), MUTED, dashed=True)
     policy.way(walk(rng, goal, 0.2, 0.008, 9), NEW, width=2.5)
     policy.goal(goal)
-    canvas.text(881, 196, "policy", size=12, anchor="middle", bold=True)
-    canvas.text(881, 212, "ordinary nn.Sequential", size=12, anchor="middle", colour=MUTED)
+    canvas.text(881, 196, "policy", size=14, anchor="middle", bold=True)
+    canvas.text(881, 214, "an nn.Sequential", size=14, anchor="middle", colour=MUTED)
     canvas.path([(660, 246), (684, 246)], MUTED, dashed=True)
-    canvas.text(692, 250, "before adaptation", size=12, colour=MUTED)
+    canvas.text(692, 250, "before adaptation", size=14, colour=MUTED)
     canvas.path([(660, 268), (684, 268)], NEW, width=2.5)
-    canvas.text(692, 272, "after one inner step", size=12, colour=MUTED)
+    canvas.text(692, 272, "after one inner step", size=14, colour=MUTED)
     canvas.dot(672, 290, 4.5, GOAL)
-    canvas.text(692, 294, "the goal, which the policy is not told", size=12, colour=MUTED)
-    canvas.text(648, 330, "lightning predict  /  method.adapt(context)", code=True, size=12, bold=True)
-    canvas.text(648, 350, "or lightning test, to measure it in a simulator", size=12, colour=MUTED)
+    canvas.text(692, 294, "the goal, unknown to the policy", size=14, colour=MUTED)
+    canvas.text(648, 330, "lightning predict, method.adapt()", code=True, size=14, bold=True)
+    canvas.text(648, 350, "lightning test: measure in a simulator", size=14, colour=MUTED)
 
 
 ROOMS = (
@@ -266,19 +266,19 @@ def journey() -> str:
         _room(canvas, x, y, width, 150 if name.startswith("3") else 100, name, files, meaning)
     for x, name, files in ((428, "4  networks", "inner_loop.py"), (546, "5  losses", "macaw.py")):
         canvas.box(x, 112, 108, 50, fill=PAPER)
-        canvas.text(x + 8, 132, name, size=12, bold=True)
-        canvas.text(x + 8, 150, files, size=11, code=True, colour=MUTED)
+        canvas.text(x + 8, 132, name, size=14, bold=True)
+        canvas.text(x + 8, 150, files, size=12, code=True, colour=MUTED)
     canvas.arrow([(176, 70), (216, 70)])
     canvas.arrow([(386, 70), (416, 70)])
     canvas.arrow([(666, 70), (716, 70)])
     canvas.arrow([(840, 124), (840, 206)])
     canvas.arrow([(716, 256), (664, 256)])
     canvas.arrow([(416, 256), (364, 256)])
-    canvas.text(196, 62, "rows", size=10, anchor="middle", colour=MUTED)
-    canvas.text(691, 62, "weights", size=10, anchor="middle", colour=MUTED)
-    canvas.text(850, 168, "policies", size=10, colour=MUTED)
-    canvas.text(690, 248, "actions", size=10, anchor="middle", colour=MUTED)
-    canvas.text(390, 248, "returns", size=10, anchor="middle", colour=MUTED)
+    canvas.text(196, 62, "rows", size=12, anchor="middle", colour=MUTED)
+    canvas.text(691, 62, "weights", size=12, anchor="middle", colour=MUTED)
+    canvas.text(850, 168, "policies", size=12, colour=MUTED)
+    canvas.text(690, 248, "actions", size=12, anchor="middle", colour=MUTED)
+    canvas.text(390, 248, "returns", size=12, anchor="middle", colour=MUTED)
     return canvas.svg()
 
 
@@ -293,10 +293,10 @@ def _room(
     meaning: tuple[str, str],
 ) -> None:
     canvas.box(x, y, width, height)
-    canvas.text(x + 12, y + 24, name, bold=True, size=14)
-    canvas.text(x + 12, y + 43, files, code=True, size=11, colour=MUTED)
+    canvas.text(x + 12, y + 24, name, bold=True, size=16)
+    canvas.text(x + 12, y + 43, files, code=True, size=12, colour=MUTED)
     for index, line in enumerate(meaning):
-        canvas.text(x + 12, y + 64 + 17 * index, line, size=12)
+        canvas.text(x + 12, y + 64 + 17 * index, line, size=14)
 
 
 PICTURES = {"overview.svg": overview, "journey.svg": journey}
