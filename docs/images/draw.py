@@ -63,7 +63,7 @@ class Canvas:
         anchor: str = "start",
     ) -> None:
         """Write one line; ``y`` is its base line."""
-        font = "ui-monospace, Menlo, Consolas, monospace" if code else "Helvetica, Arial, sans-serif"
+        font = "ui-monospace, Menlo, monospace" if code else "Helvetica, Arial, sans-serif"
         self.elements.append(
             f'<text x="{x:g}" y="{y:g}" font-family="{font}" font-size="{size}" fill="{colour}" '
             f'font-weight="{600 if bold else 400}" text-anchor="{anchor}">{escape(words)}</text>'
