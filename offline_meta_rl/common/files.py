@@ -7,16 +7,18 @@ import contextlib
 import json
 import logging
 import os
-import threading
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, Protocol, runtime_checkable
+from typing import IO, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
+from filelock import FileLock, Timeout
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+"""What a JSON file may hold."""
 
 _LOGGER = logging.getLogger(__name__)
-_LOCKS: dict[Path, threading.RLock] = {}
-_DEPTH: dict[Path, int] = {}
 
 
 @contextlib.contextmanager
@@ -26,26 +28,24 @@ def path_lock(path: str | Path) -> Iterator[None]:
     After entering, look whether the path exists by now: another process may have written it.
     The same thread may enter again. The lock ends with the process, however that ends; the empty
     file ``<path>.lock`` stays.
-    """
-    import fcntl  # POSIX only; datasets can be read everywhere
 
-    path = Path(path).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _LOCKS.setdefault(path, threading.RLock()):
-        if _DEPTH.get(path, 0):
-            yield
-            return
-        with open(f"{path}.lock", "w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                _LOGGER.warning("Waiting for another process that prepares %s.", path)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            _DEPTH[path] = 1
-            try:
-                yield
-            finally:
-                _DEPTH[path] = 0
+    Raises:
+        OSError: the file system has no locks.
+    """
+    target = Path(path).absolute()
+    # One object for a path lets its owner in again. No fallback to a lock that is a file's
+    # existence: a killed process would leave it behind for ever.
+    lock = FileLock(f"{target}.lock", is_singleton=True, fallback_to_soft=False)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        _LOGGER.warning("Waiting for another process or thread that prepares %s.", path)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
@@ -65,7 +65,7 @@ def reserve(stream: IO[bytes], size: int) -> None:
     Raises:
         OSError: there is not enough room.
     """
-    if hasattr(os, "posix_fallocate"):  # not on macOS
+    if sys.platform == "linux":  # macOS has no such call
         os.posix_fallocate(stream.fileno(), 0, size)
 
 
@@ -97,8 +97,13 @@ def explain_os_errors(partial: Path) -> Iterator[None]:
         ) from error
 
 
-def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file that is replaced only when complete."""
+def write_json(path: str | Path, content: Mapping[str, object]) -> None:
+    """Write a JSON file that is replaced only when complete.
+
+    Args:
+        path: of the file; its folder is made where it is missing.
+        content: arrays, tensors, tuples and sets become lists; NaN and infinities become null.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.partial")
@@ -106,16 +111,39 @@ def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
     os.replace(partial, target)
 
 
+def read_json(path: Path) -> dict[str, Json]:
+    """Return the content of a JSON file that holds an object; nothing if the file is not there.
+
+    Raises:
+        ValueError: it holds something else.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}). Delete it or restore it.") from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path}: expected a JSON object, found {type(content).__name__}. Delete it or restore "
+            "it."
+        )
+    return content
+
+
 @runtime_checkable
 class ArrayLike(Protocol):
     """An array or a tensor; PyTorch need not be imported to recognise one."""
 
-    def tolist(self) -> Any:
+    def tolist(self) -> object:
         """Return nested lists of numbers, or one number."""
 
 
-def plain(value: Any) -> Any:
-    """Turn nested containers, arrays and scalars into JSON types; NaN and inf become None."""
+def plain(value: object) -> Json:
+    """Turn nested containers, arrays and scalars into JSON types; NaN and inf become None.
+
+    Whatever else there is becomes its text.
+    """
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set):

@@ -1,9 +1,10 @@
-"""Statistics over seeds and tasks: few seeds, so robust means with bootstrap intervals.
+"""Every interval of this project: over seeds and tasks, over episodes, of a probability.
 
-Following Agarwal et al. (2021), "Deep reinforcement learning at the edge of the statistical
-precipice". Scores are arrays [S, T]: S seeds of one arm, T tasks. Tasks are strata: a bootstrap
-sample draws S seeds anew *for each task*, with replacement, so that every sample has every task.
-The seeds are the only source of chance: with one seed there is no interval.
+With few seeds a robust mean says more, so scores of seeds and tasks get interquartile means with
+bootstrap intervals, following Agarwal et al. (2021), "Deep reinforcement learning at the edge of
+the statistical precipice". Scores are arrays [S, T]: S seeds of one arm, T tasks. Tasks are strata:
+a bootstrap sample draws S seeds anew *for each task*, with replacement, so that every sample has
+every task. The seeds are the only source of chance: with one seed there is no interval.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import mannwhitneyu, trim_mean
+from scipy.stats import binomtest, bootstrap, mannwhitneyu, sem, trim_mean
+from scipy.stats import t as student
 
 Array = NDArray[np.float64]
 Statistic = Callable[[Array], Array]
@@ -27,10 +29,10 @@ class Estimate:
     """A statistic and its 95 % interval.
 
     Attributes:
-        value: of the scores themselves.
-        low: lower end; equal to ``value`` with one seed.
-        high: upper end.
-        num_seeds: the smallest number of seeds that it rests on.
+        value: The statistic of the scores themselves.
+        low: Lower end of the interval; equal to ``value`` with one seed.
+        high: Upper end of the interval.
+        num_seeds: The smallest number of seeds that it rests on.
     """
 
     value: float
@@ -80,12 +82,15 @@ def interquartile_mean(scores: Array) -> Array:
 
 def bootstrap_samples(scores: Array, rng: np.random.Generator, resamples: int = RESAMPLES) -> Array:
     """Return samples [R, S, T] of scores [S, T]: seeds drawn anew for each task."""
+    # scipy.stats.bootstrap with a sample for each task is the same scheme, and the tests compare
+    # the two. It draws in another order, which would change every published interval, and it has
+    # no answer for a single seed (docs/decisions.md).
     num_seeds, num_tasks = scores.shape
     chosen = rng.integers(num_seeds, size=(resamples, num_seeds, num_tasks))
     return np.asarray(scores[chosen, np.arange(num_tasks)])
 
 
-def interval(samples: Array) -> tuple[Array, Array]:
+def _percentiles(samples: Array) -> tuple[Array, Array]:
     """Return the 2.5 and 97.5 percentiles over the first dimension of bootstrapped statistics."""
     low, high = np.percentile(samples, (2.5, 97.5), axis=0)
     return np.asarray(low), np.asarray(high)
@@ -101,14 +106,14 @@ def estimate(
     """Return a statistic of scores [S, T] with its stratified bootstrap interval (percentiles).
 
     Args:
-        scores: of S seeds on T tasks.
-        statistic: see ``Statistic``.
-        seed: of the bootstrap.
-        resamples: R.
+        scores: Scores of S seeds on T tasks.
+        statistic: What is estimated; see ``Statistic``.
+        seed: Seed of the bootstrap.
+        resamples: R, the number of bootstrap samples.
     """
     array = check_scores(scores)
     samples = bootstrap_samples(array, np.random.default_rng(seed), resamples)
-    low, high = interval(statistic(samples))
+    low, high = _percentiles(statistic(samples))
     return Estimate(float(statistic(array)), float(low), float(high), len(array))
 
 
@@ -118,10 +123,10 @@ def performance_profile(
     """Return the share of runs (seed, task) above each threshold, with its interval.
 
     Args:
-        scores: of S seeds on T tasks, [S, T].
+        scores: Scores of S seeds on T tasks, [S, T].
         thresholds: [X].
-        seed: of the bootstrap.
-        resamples: R.
+        seed: Seed of the bootstrap.
+        resamples: R, the number of bootstrap samples.
 
     Returns:
         Share, low and high, each [X].
@@ -133,7 +138,7 @@ def performance_profile(
         return np.stack([(flat > level).mean(axis=-1) for level in levels], axis=-1)
 
     samples = bootstrap_samples(array, np.random.default_rng(seed), resamples)
-    low, high = interval(shares(samples))
+    low, high = _percentiles(shares(samples))
     return shares(array), low, high
 
 
@@ -146,10 +151,10 @@ def probability_of_improvement(
     tasks; the interval resamples the seeds of both arms.
 
     Args:
-        first: scores [S1, T].
-        second: scores [S2, T] on the same tasks.
-        seed: of the bootstrap.
-        resamples: R.
+        first: Scores [S1, T].
+        second: Scores [S2, T] on the same tasks.
+        seed: Seed of the bootstrap.
+        resamples: R, the number of bootstrap samples.
 
     Raises:
         ValueError: different numbers of tasks.
@@ -161,7 +166,7 @@ def probability_of_improvement(
         )
     rng = np.random.default_rng(seed)
     pairs = (bootstrap_samples(one, rng, resamples), bootstrap_samples(two, rng, resamples))
-    low, high = interval(_share_of_wins(*pairs))
+    low, high = _percentiles(_share_of_wins(*pairs))
     statistics = mannwhitneyu(one, two, axis=0, method="asymptotic").statistic
     value = float(np.mean(statistics) / (len(one) * len(two)))
     return Estimate(value, float(low), float(high), min(len(one), len(two)))
@@ -173,16 +178,70 @@ def _share_of_wins(first: Array, second: Array) -> Array:
     return np.asarray(((gap > 0) + 0.5 * (gap == 0)).mean(axis=(1, 2, 3)))
 
 
-def curve(
+def estimated_curve(
     scores: Sequence[ArrayLike], *, seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[Array, Array, Array]:
     """Return interquartile mean, low and high of successive scores, each [P].
 
     Args:
-        scores: scores [S, T] at each of P points of a learning curve.
-        seed: of the bootstrap, the same at every point.
+        scores: Scores [S, T] at each of P points of a learning curve.
+        seed: Seed of the bootstrap, the same at every point.
         resamples: R.
     """
     points = [estimate(each, seed=seed, resamples=resamples) for each in scores]
-    columns = [[getattr(p, name) for p in points] for name in ("value", "low", "high")]
-    return np.array(columns[0]), np.array(columns[1]), np.array(columns[2])
+    found = np.array([(point.value, point.low, point.high) for point in points])
+    return found[:, 0], found[:, 1], found[:, 2]
+
+
+def episode_interval(returns: Sequence[Array], seed: int = 0) -> list[float] | None:
+    """Return the 95 % bootstrap interval of the mean over tasks of each task's mean return.
+
+    A sample draws the episodes of each task anew. The tasks stay as they are: the statement is
+    about these tasks.
+
+    Args:
+        returns: Returns of each of the T tasks, E or fewer numbers.
+        seed: Seed of the draws.
+
+    Returns:
+        [low, high]; None where a task has fewer than two episodes.
+    """
+    if min(len(values) for values in returns) < 2:
+        return None
+
+    def mean_of_means(*groups: Array, axis: int = -1) -> Array:
+        return np.asarray(np.mean([group.mean(axis=axis) for group in groups], axis=0))
+
+    found = bootstrap(
+        tuple(returns),
+        mean_of_means,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return [float(found.low), float(found.high)]
+
+
+def share_interval(hits: int, trials: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a probability.
+
+    Args:
+        hits: How often it happened, from 0 to ``trials``.
+        trials: How often it was tried; without trials the interval is (0, 1).
+    """
+    if trials == 0:
+        return 0.0, 1.0
+    found = binomtest(hits, trials).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return Student's 95 % interval of the mean of independent values.
+
+    Args:
+        values: At least two, such as one number of each seed.
+    """
+    # Not student.interval: it has no answer for values that are all the same.
+    half = float(student.ppf(0.975, len(values) - 1) * sem(values))
+    mean = float(np.mean(values))
+    return mean - half, mean + half

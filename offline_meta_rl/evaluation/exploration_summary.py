@@ -6,26 +6,14 @@ Shapes: M meta-episodes, K episodes of each, T tasks.
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
+from offline_meta_rl.common.statistics import share_interval
 from offline_meta_rl.envs.base import Bools
 from offline_meta_rl.evaluation.exploration import Exploration
 
 
-def interval(successes: int, trials: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a probability; (0, 1) without trials."""
-    if trials == 0:
-        return 0.0, 1.0
-    z = 1.959963984540054
-    share, shrink = successes / trials, 1.0 + z**2 / trials
-    centre = (share + z**2 / (2 * trials)) / shrink
-    half = z * np.sqrt(share * (1 - share) / trials + z**2 / (4 * trials**2)) / shrink
-    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
-
-
 def share_of(hits: Bools) -> dict[str, Any]:
     """Return the share of true entries with its 95 % interval; None without entries."""
-    low, high = interval(int(hits.sum()), hits.size)
+    low, high = share_interval(int(hits.sum()), hits.size)
     share = float(hits.mean()) if hits.size else None
     return {"share": share, "interval": [low, high], "count": int(hits.size)}
 

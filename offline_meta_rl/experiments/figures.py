@@ -44,7 +44,7 @@ def learning_curves(
     figure = Figure(figsize=(6.4, 3.6 + 0.11 * len(arms)), layout="constrained")
     axes = figure.subplots()
     for name, arm in arms.items():
-        mean, low, high = statistics.curve(list(arm.curve))
+        mean, low, high = statistics.estimated_curve(list(arm.curve))
         axes.plot(
             arm.steps, mean, label=marked(arm.label, len(arm.runs)), marker=".", **styles[name]
         )

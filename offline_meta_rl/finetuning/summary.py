@@ -8,39 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import bootstrap
+
+from offline_meta_rl.common.statistics import episode_interval
 
 Array = NDArray[np.float64]
-RESAMPLES = 2000
-
-
-def interval(returns: Sequence[Array], seed: int = 0) -> list[float] | None:
-    """Return the 95 % bootstrap interval of the mean over tasks of each task's mean return.
-
-    Episodes are drawn anew within each task; the tasks stay as they are, because the statement is
-    about these.
-
-    Args:
-        returns: of each of the T tasks, [E] or fewer.
-        seed: of the draws.
-
-    Returns:
-        [low, high]; None where a task has fewer than two episodes.
-    """
-    if min(len(values) for values in returns) < 2:
-        return None
-
-    def mean_of_means(*groups: Array, axis: int = -1) -> Array:
-        return np.asarray(np.mean([group.mean(axis=axis) for group in groups], axis=0))
-
-    found = bootstrap(
-        tuple(returns),
-        mean_of_means,
-        n_resamples=RESAMPLES,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return [float(found.low), float(found.high)]
 
 
 def summary(returns: Sequence[Sequence[float]], tasks: Sequence[int]) -> dict[str, Any]:
@@ -49,7 +20,7 @@ def summary(returns: Sequence[Sequence[float]], tasks: Sequence[int]) -> dict[st
     means = [float(row.mean()) if len(row) else float("nan") for row in counted]
     return {
         "return": float(np.mean(means)),
-        "interval": interval(counted),
+        "interval": episode_interval(counted),
         "per_task": {str(task): mean for task, mean in zip(tasks, means, strict=True)},
     }
 

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
-from offline_meta_rl.evaluation.exploration_summary import interval
+from offline_meta_rl.common.statistics import mean_interval, share_interval
 from offline_meta_rl.reports.exploration_plots import diagnosis_figure, success_figure
 
 Result = Mapping[str, Any]
@@ -34,13 +33,12 @@ def mean_share(shares: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return {"share": None, "interval": [0.0, 1.0], "count": 0}
     if len(known) == 1:
         return dict(known[0])
-    values = np.array([share["share"] for share in known], dtype=float)
-    mean, error = float(values.mean()), float(values.std(ddof=1) / np.sqrt(len(values)))
-    half = float(student.ppf(0.975, len(values) - 1)) * error
+    values = [float(share["share"]) for share in known]
     count = sum(share["count"] for share in known)
-    low, high = interval(round(sum(share["share"] * share["count"] for share in known)), count)
-    ends = [max(0.0, min(low, mean - half)), min(1.0, max(high, mean + half))]
-    return {"share": mean, "interval": ends, "count": count}
+    hits = round(sum(share["share"] * share["count"] for share in known))
+    lows, highs = zip(mean_interval(values), share_interval(hits, count), strict=True)
+    ends = [max(0.0, min(lows)), min(1.0, max(highs))]
+    return {"share": float(np.mean(values)), "interval": ends, "count": count}
 
 
 def mean_points(results: Sequence[Result]) -> list[dict[str, Any]]:

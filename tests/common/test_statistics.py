@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy.stats import bootstrap
+from scipy import stats
 
 from offline_meta_rl.common import statistics
 from offline_meta_rl.common.statistics import Estimate
@@ -61,7 +61,7 @@ def test_interval_agrees_with_scipys_bootstrap() -> None:
     def mean_of_tasks(*columns: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
         return np.mean([column.mean(axis=axis) for column in columns], axis=0)
 
-    theirs = bootstrap(
+    theirs = stats.bootstrap(
         tuple(SCORES.T), mean_of_tasks, n_resamples=20000, method="percentile", rng=0
     ).confidence_interval
     ours = statistics.estimate(SCORES, lambda x: x.mean(axis=(-2, -1)), resamples=20000)
@@ -116,9 +116,36 @@ def test_same_seed_same_interval() -> None:
 
 
 def test_curve_is_one_estimate_for_each_point() -> None:
-    value, low, high = statistics.curve([SCORES, SCORES + 1], resamples=100)
+    value, low, high = statistics.estimated_curve([SCORES, SCORES + 1], resamples=100)
     assert value[1] - value[0] == pytest.approx(1.0)
     assert (high - low)[1] == pytest.approx((high - low)[0])
+
+
+def test_intervals_over_episodes_are_those_of_a_normal_mean() -> None:
+    rng = np.random.default_rng(0)
+    returns = [rng.normal(mean, 2.0, 400) for mean in (-50.0, 10.0)]
+    low, high = statistics.episode_interval(returns) or [0.0, 0.0]
+    mean = np.mean([values.mean() for values in returns])
+    error = 1.96 * np.sqrt(sum(values.var() / 400 for values in returns)) / 2
+    assert low == pytest.approx(mean - error, abs=0.15 * error)
+    assert high == pytest.approx(mean + error, abs=0.15 * error)
+    assert statistics.episode_interval([np.ones(1), np.ones(3)]) is None
+
+
+def test_intervals_of_a_probability() -> None:
+    # Wilson's formula, from the quadratic that defines it: (p - s)^2 = z^2 p (1 - p) / n.
+    for hits, trials in ((0, 10), (3, 17), (250, 500), (500, 500)):
+        for bound in statistics.share_interval(hits, trials):
+            left = (bound - hits / trials) ** 2
+            assert left == pytest.approx(1.9599640**2 * bound * (1 - bound) / trials, abs=1e-8)
+    assert statistics.share_interval(0, 0) == (0.0, 1.0)
+
+
+def test_intervals_of_a_mean_are_students() -> None:
+    values = [0.6, 0.5, 0.1]
+    expected = stats.ttest_1samp(values, 0.0).confidence_interval()
+    assert statistics.mean_interval(values) == pytest.approx((expected.low, expected.high))
+    assert statistics.mean_interval([0.5, 0.5]) == (0.5, 0.5)
 
 
 def test_few_seeds_are_marked() -> None:

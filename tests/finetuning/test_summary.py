@@ -2,10 +2,7 @@
 
 from pathlib import Path
 
-import numpy as np
-import pytest
-
-from offline_meta_rl.finetuning.summary import curves, improvement, interval, milestones, summary
+from offline_meta_rl.finetuning.summary import curves, improvement, milestones, summary
 from offline_meta_rl.reports.curves import fine_tuning_curves
 
 POINTS = [
@@ -13,17 +10,6 @@ POINTS = [
     {"steps": [20, 5], "returns": [[2.0, 4.0], [6.0, 8.0]]},
     {"steps": [40, 10], "returns": [[3.0, 5.0], [7.0, 9.0]]},
 ]
-
-
-def test_interval_is_that_of_a_normal_mean() -> None:
-    rng = np.random.default_rng(0)
-    returns = [rng.normal(mean, 2.0, 400) for mean in (-50.0, 10.0)]
-    low, high = interval(returns) or [0.0, 0.0]
-    mean = np.mean([values.mean() for values in returns])
-    error = 1.96 * np.sqrt(sum(values.var() / 400 for values in returns)) / 2
-    assert low == pytest.approx(mean - error, abs=0.15 * error)
-    assert high == pytest.approx(mean + error, abs=0.15 * error)
-    assert interval([np.ones(1), np.ones(3)]) is None
 
 
 def test_summary_leaves_out_what_diverged() -> None:

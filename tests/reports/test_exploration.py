@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from offline_meta_rl.evaluation.exploration_summary import interval, share_of
+from offline_meta_rl.common.statistics import share_interval
+from offline_meta_rl.evaluation.exploration_summary import share_of
 from offline_meta_rl.reports.exploration import main, mean_points, mean_share, table
 
 
@@ -46,7 +47,7 @@ def test_seeds_that_differ_have_student_s_interval() -> None:
 
 def test_seeds_that_agree_have_the_interval_of_all_their_meta_episodes() -> None:
     found = mean_points([result(0.5), result(0.5)])
-    assert found[0]["success"]["interval"] == list(interval(100, 200))
+    assert found[0]["success"]["interval"] == list(share_interval(100, 200))
 
 
 def test_one_seed_keeps_its_own_interval_and_none_says_nothing() -> None:
