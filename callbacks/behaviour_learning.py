@@ -15,7 +15,7 @@ from offline_meta_rl.common.files import write_json
 from offline_meta_rl.common.provenance import code_commit
 from offline_meta_rl.data.lifetimes import EpisodeTable
 from offline_meta_rl.evaluation.measure import datamodule_of
-from offline_meta_rl.reports.curves import lifetime_curves
+from offline_meta_rl.reports.curves import LifetimeCurve, lifetime_curves
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -108,15 +108,15 @@ class BehaviourLearning(lightning.Callback):
         }
         write_json(root / "behaviour_learning.json", written)
         curves = [
-            {
-                "title": _name(task, report["tasks"][task]["parameters"]),
-                "steps": table.start + table.length,
-                "returns": table.returns,
-                "references": {
+            LifetimeCurve(
+                title=_name(task, report["tasks"][task]["parameters"]),
+                steps=table.start + table.length,
+                returns=table.returns,
+                references={
                     "random actions": report["tasks"][task]["random"],
                     "best behaviour that ships": report["tasks"][task]["shipped"],
                 },
-            }
+            )
             for task, table in tables.items()
         ]
         lifetime_curves(curves, root / "behaviour_learning_curves.png")

@@ -6,6 +6,7 @@ and per task; protocol, references, configuration, provenance, learning curve so
 """
 
 import time
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from offline_meta_rl.evaluation.measure import (
     measure,
 )
 from offline_meta_rl.evaluation.protocol import Protocol
+from offline_meta_rl.evaluation.result_files import Evaluation, HistoryPoint, ResultFile
 from offline_meta_rl.reports.results import (
     history_point,
     result_metrics,
@@ -86,10 +88,10 @@ class Evaluate(lightning.Callback):
             stochastic=stochastic,
             seed=seed,
         )
-        self.history: list[dict[str, Any]] = []
+        self.history: list[HistoryPoint] = []
         self._wall_time = self._evaluation_time = 0.0
         self._train_start: float | None = None
-        self._latest: dict[str, Any] = {}
+        self._latest: Evaluation
 
     @property
     def state_key(self) -> str:
@@ -106,7 +108,7 @@ class Evaluate(lightning.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue the learning curve and the clocks."""
-        self.history = [dict(point) for point in state_dict["history"]]
+        self.history = deepcopy(state_dict["history"])
         self._wall_time = state_dict["wall_time"]
         self._evaluation_time = state_dict["evaluation_time"]
 
@@ -176,7 +178,7 @@ class Evaluate(lightning.Callback):
         start = time.perf_counter()
         fitting = trainer.state.fn == "fit"
         step = trainer.global_step if fitting else self._restore(trainer)
-        content: dict[str, Any] | None = None
+        content: Evaluation | None = None
         if trainer.is_global_zero:
             result = measure(
                 pl_module, datamodule_of(trainer), self.protocol, num_threads=self.num_threads
@@ -227,7 +229,7 @@ class Evaluate(lightning.Callback):
     ) -> None:
         seconds = self._seconds_trained()
         training_seconds = seconds - self._evaluation_time
-        content = {
+        content: ResultFile = {
             **self._latest,
             **describe_run(method, datamodule_of(trainer), step),
             "wall_time": seconds,

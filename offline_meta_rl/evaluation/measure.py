@@ -10,6 +10,7 @@ from tensordict import TensorDict
 from offline_meta_rl.common.provenance import code_commit, global_seed
 from offline_meta_rl.common.settings import to_plain
 from offline_meta_rl.evaluation.protocol import EvaluationResult, Protocol
+from offline_meta_rl.evaluation.result_files import Origin
 
 
 def datamodule_of(trainer: lightning.Trainer) -> Any:
@@ -100,7 +101,7 @@ def film_first_task(method: Any, datamodule: Any, protocol: Protocol, path: Path
     )
 
 
-def describe_run(method: Any, datamodule: Any, step: int) -> dict[str, Any]:
+def describe_run(method: Any, datamodule: Any, step: int) -> Origin:
     """Return where a result comes from: method, data, configuration, seed and code."""
     dataset = datamodule.dataset
     return {

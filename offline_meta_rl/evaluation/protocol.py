@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from offline_meta_rl.common.files import Json
+from offline_meta_rl.evaluation.result_files import Evaluation, Reference, Scores, TaskScores
+
 Array = NDArray[np.float64]
 
 CONTEXT_SOURCES = ("own", "other")
@@ -90,12 +93,12 @@ class Protocol:
             )
         return list(self.tasks)
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Json]:
         """Return plain types, for result files."""
-        plain = asdict(self)
-        for name in ("tasks", "adaptation_steps"):
-            if not isinstance(plain[name], str):
-                plain[name] = [int(value) for value in plain[name]]
+        plain: dict[str, Json] = asdict(self)
+        plain["adaptation_steps"] = [int(value) for value in self.adaptation_steps]
+        if not isinstance(self.tasks, str):
+            plain["tasks"] = [int(value) for value in self.tasks]
         return plain
 
 
@@ -137,12 +140,12 @@ class EvaluationResult:
             returns, self.references["random"], self.references["best_behaviour"]
         )
 
-    def summary(self, num_steps: int) -> dict[str, Any]:
+    def summary(self, num_steps: int) -> Scores:
         """Return means over tasks, and the same for each task, as plain types."""
         raw, normalised = self.task_returns(num_steps), self.normalised_returns(num_steps)
         spread = self.returns[num_steps].std(axis=1)
         failed = self.diverged[num_steps].sum(axis=1)
-        per_task = {
+        per_task: dict[str, TaskScores] = {
             str(task): {
                 "return": float(raw[index]),
                 "normalised_return": float(normalised[index]),
@@ -157,11 +160,11 @@ class EvaluationResult:
             "per_task": per_task,
         }
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Evaluation:
         """Return the whole result as plain types, in the layout of ``results.json``."""
         steps = list(self.protocol.adaptation_steps)
         after = {str(num_steps): self.summary(num_steps) for num_steps in steps}
-        references = {
+        references: dict[str, Reference] = {
             name: {
                 "return": float(values.mean()),
                 "per_task": {

@@ -1,41 +1,68 @@
-"""Pictures of results; matplotlib is imported when one is drawn."""
+"""Pictures of learning: over outer steps, over an agent's lifetime, over a fine-tuning.
+
+Matplotlib is imported when a picture is drawn.
+"""
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from offline_meta_rl.evaluation.result_files import HistoryPoint, TaskCurve
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LifetimeCurve:
+    """Episodes of one agent, in order of time.
+
+    Attributes:
+        title: Title of its panel.
+        steps: Environment steps at the end of each of E episodes, [E].
+        returns: Their returns, [E].
+        references: Name -> return of a reference policy, drawn as a line; None where not known.
+    """
+
+    title: str
+    steps: ArrayLike
+    returns: ArrayLike
+    references: Mapping[str, float | None]
 
 
 def learning_curve(
-    history: Sequence[Mapping[str, Any]], path: str | Path, *, standing_still: float | None = None
+    history: Sequence[HistoryPoint], path: str | Path, *, standing_still: float | None = None
 ) -> None:
     """Draw held-out returns before and after adaptation against outer steps.
 
     Args:
-        history: points with step, before_return, after_return, before_normalised_return,
-            after_normalised_return.
-        path: of the PNG; replaced when complete.
-        standing_still: normalised return of standing still, drawn as a line; None for no line.
+        history: Points of the learning curve.
+        path: Path of the PNG; replaced when complete.
+        standing_still: Normalised return of standing still, drawn as a line; None for no line.
     """
     from matplotlib.figure import Figure
 
     steps = [point["step"] for point in history]
+    raw = ([p["before_return"] for p in history], [p["after_return"] for p in history])
+    normalised = (
+        [p["before_normalised_return"] for p in history],
+        [p["after_normalised_return"] for p in history],
+    )
     figure = Figure(figsize=(8.0, 3.4), layout="constrained")
     panels = figure.subplots(1, 2)
-    for axes, name, label in zip(
-        panels, ("return", "normalised_return"), ("return", "normalised return"), strict=True
+    for axes, (before, after), label in zip(
+        panels, (raw, normalised), ("return", "normalised return"), strict=True
     ):
-        for prefix, colour, text in (
-            ("before", "tab:grey", "before adaptation"),
-            ("after", "tab:blue", "after adaptation"),
-        ):
-            values = [point[f"{prefix}_{name}"] for point in history]
-            axes.plot(steps, values, color=colour, marker=".", label=text)
-        axes.set_xlabel("outer steps")
-        axes.set_ylabel(label)
+        axes.plot(steps, before, color="tab:grey", marker=".", label="before adaptation")
+        axes.plot(steps, after, color="tab:blue", marker=".", label="after adaptation")
+        axes.set(xlabel="outer steps", ylabel=label)
         axes.grid(alpha=0.3)
     panels[1].axhline(1.0, color="black", linestyle=":", label="best behaviour")
     panels[1].axhline(0.0, color="black", linestyle="--", label="random actions")
@@ -46,13 +73,12 @@ def learning_curve(
     save_figure(figure, path)
 
 
-def lifetime_curves(curves: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+def lifetime_curves(curves: Sequence[LifetimeCurve], path: str | Path) -> None:
     """Draw every task's returns over its agent's lifetime, one small panel for each task.
 
     Args:
-        curves: for each task ``title``, ``steps`` and ``returns`` of its episodes [E], and
-            ``references``, name -> return or None: drawn as lines where known.
-        path: of the PNG; replaced when complete.
+        curves: One for each task.
+        path: Path of the PNG; replaced when complete.
     """
     from matplotlib.figure import Figure
 
@@ -63,11 +89,11 @@ def lifetime_curves(curves: Sequence[Mapping[str, Any]], path: str | Path) -> No
     panels = list(figure.subplots(rows, columns, squeeze=False, sharex=True).flat)
     styles = [("black", "--"), ("black", ":")]
     for axes, curve in zip(panels, curves, strict=False):
-        axes.plot(*binned(curve["steps"], curve["returns"]), color="tab:blue", linewidth=1.0)
-        for (name, value), (colour, line) in zip(curve["references"].items(), styles, strict=False):
+        axes.plot(*binned(curve.steps, curve.returns), color="tab:blue", linewidth=1.0)
+        for (name, value), (colour, line) in zip(curve.references.items(), styles, strict=False):
             if value is not None:
                 axes.axhline(value, color=colour, linestyle=line, linewidth=0.8, label=name)
-        axes.set_title(curve["title"], fontsize="x-small")
+        axes.set_title(curve.title, fontsize="x-small")
         axes.tick_params(labelsize="xx-small")
     for axes in panels[len(curves) :]:
         axes.set_axis_off()
@@ -79,15 +105,15 @@ def lifetime_curves(curves: Sequence[Mapping[str, Any]], path: str | Path) -> No
 
 
 def fine_tuning_curves(
-    curves: Mapping[str, Mapping[str, Any]], path: str | Path, *, warmup_steps: float | None = None
+    curves: Mapping[str, TaskCurve], path: str | Path, *, warmup_steps: float | None = None
 ) -> None:
     """Draw the return of every task against environment steps, and their mean.
 
     Args:
-        curves: task -> ``steps``, ``return`` and ``references``, name -> return, of which random
-            actions and the best behaviour are drawn, as means over tasks.
-        path: of the PNG; replaced when complete.
-        warmup_steps: before these nothing was updated; None draws no line.
+        curves: Task -> its curve; of its references, random actions and the best behaviour are
+            drawn, as means over tasks.
+        path: Path of the PNG; replaced when complete.
+        warmup_steps: Environment steps before the first update, drawn as a line; None for no line.
     """
     from matplotlib.figure import Figure
 
@@ -95,10 +121,9 @@ def fine_tuning_curves(
     axes = figure.subplots()
     for task, curve in curves.items():
         axes.plot(*binned(curve["steps"], curve["return"]), linewidth=0.9, label=f"task {task}")
-    mean = [
-        np.mean([curve[key] for curve in curves.values()], axis=0) for key in ("steps", "return")
-    ]
-    axes.plot(*binned(*mean), color="black", linewidth=2.0, label="mean")
+    mean_steps = np.mean([curve["steps"] for curve in curves.values()], axis=0)
+    mean_return = np.mean([curve["return"] for curve in curves.values()], axis=0)
+    axes.plot(*binned(mean_steps, mean_return), color="black", linewidth=2.0, label="mean")
     for name, line in (("best_behaviour", ":"), ("random", "--")):
         known = [curve["references"][name] for curve in curves.values() if curve.get("references")]
         if known:
@@ -113,22 +138,25 @@ def fine_tuning_curves(
     save_figure(figure, path)
 
 
-def binned(
-    steps: Sequence[float] | NDArray[Any],
-    returns: Sequence[float] | NDArray[np.float64],
-    count: int = 50,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return means of steps and returns over ``count`` groups of successive episodes."""
-    groups = min(count, len(steps))
-    bins = np.arange(len(steps)) * groups // max(1, len(steps))
+def binned(steps: ArrayLike, returns: ArrayLike, count: int = 50) -> tuple[Array, Array]:
+    """Return means of steps and returns over groups of successive episodes.
+
+    Args:
+        steps: Environment steps at the end of each of E episodes, [E].
+        returns: Their returns, [E].
+        count: Number of groups; E where there are fewer episodes.
+    """
+    ends, values = np.asarray(steps, dtype=np.float64), np.asarray(returns, dtype=np.float64)
+    groups = min(count, len(ends))
+    bins = np.arange(len(ends)) * groups // max(1, len(ends))
     sizes = np.bincount(bins, minlength=groups)
     return (
-        np.bincount(bins, weights=steps, minlength=groups) / sizes,
-        np.bincount(bins, weights=returns, minlength=groups) / sizes,
+        np.bincount(bins, weights=ends, minlength=groups) / sizes,
+        np.bincount(bins, weights=values, minlength=groups) / sizes,
     )
 
 
-def save_figure(figure: Any, path: str | Path) -> None:
+def save_figure(figure: "Figure", path: str | Path) -> None:
     """Write a figure under a temporary name, then give it its own."""
     target = Path(path)
     partial = target.with_name(f".{target.stem}.partial{target.suffix}")

@@ -1,23 +1,39 @@
-"""Print what a dataset holds, stage by stage, as a Markdown table.
+"""What a dataset holds, stage by stage, as a Markdown table.
 
-``python -m offline_meta_rl.reports.datasets ant_dir`` collects the data of a built-in family
-first, unless it is there; ``python -m offline_meta_rl.reports.datasets FOLDER`` reads any
-dataset. The share of a return is its place between uniform random actions (0) and the mean action
-of the best stage (1).
+The share of a return is its place between uniform random actions (0) and the mean action of the
+best stage (1).
 """
-
-import argparse
-from collections.abc import Sequence
 
 import torch
 
 from offline_meta_rl.behaviour.collect import collect, default_dataset_path
 from offline_meta_rl.data.dataset import TaskDataset
 from offline_meta_rl.envs import FAMILIES
+from offline_meta_rl.reports.tables import markdown_table
+
+HEADER = ("", "mean action", "share", "sampled actions (the data)", "share", "steps per episode")
 
 
-def describe(dataset: TaskDataset) -> str:
-    """Return a Markdown table: one row for each stage, then the other reference returns."""
+def print_dataset(data: str) -> None:
+    """Print a dataset's stages and reference returns as Markdown.
+
+    The data of a built-in family are collected first, unless they are there.
+
+    Args:
+        data: A task family's short name, such as ``ant_dir``, or a dataset's folder.
+
+    Raises:
+        FileNotFoundError: It is neither.
+    """
+    if data in FAMILIES:
+        family = FAMILIES[data]
+        print(dataset_table(TaskDataset.open(collect(family, default_dataset_path(family)))))
+    else:
+        print(dataset_table(TaskDataset.open(data)))
+
+
+def dataset_table(dataset: TaskDataset) -> str:
+    """Return one Markdown row for each stage and each other reference, then what else is to say."""
     manifest = dataset.manifest
     references = {
         name: torch.tensor(values, dtype=torch.float64).mean().item()
@@ -26,10 +42,7 @@ def describe(dataset: TaskDataset) -> str:
     }
     random, best = references["random"], references["best_behaviour"]
     returns = dataset.returns_to_go(1.0)[dataset.episodes["start"]]
-    lines = [
-        "| | mean action | share | sampled actions (the data) | share | steps per episode |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
 
     def share(value: float) -> str:
         return f"{round((value - random) / (best - random), 2) + 0.0:.2f}"  # no -0.00
@@ -39,32 +52,16 @@ def describe(dataset: TaskDataset) -> str:
         chosen = dataset.episodes["stage"] == index
         sampled = float(returns[chosen].mean())
         length = float(dataset.episodes["length"][chosen].float().mean())
-        lines.append(
-            f"| {name} | {mean:.1f} | {share(mean)} | {sampled:.1f} | {share(sampled)} "
-            f"| {length:.0f} |"
-        )
+        numbers = (f"{mean:.1f}", share(mean), f"{sampled:.1f}", share(sampled), f"{length:.0f}")
+        rows.append([name, *numbers])
     for name, label in (("random", "random actions"), ("standing_still", "standing still")):
         if name in references:
             value = references[name]
-            lines.append(f"| {label} | {value:.1f} | {share(value)} | | | |")
+            rows.append([label, f"{value:.1f}", share(value), "", "", ""])
+    text = markdown_table(HEADER, rows)
     if "success" in references:
         shares = ", ".join(f"{value:.1%}" for value in manifest.reference_returns["success"])
-        lines.append(f"\nEpisodes of the script that succeed, by task: {shares}.")
+        text += f"\n\nEpisodes of the script that succeed, by task: {shares}."
     worst = min(manifest.reference_returns["best_behaviour"])
     fewest = min(manifest.num_transitions)
-    lines.append(f"\nBest stage on its worst task: {worst:.1f}. Transitions per task: {fewest}+.")
-    return "\n".join(lines)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table of the family or dataset named on the command line."""
-    parser = argparse.ArgumentParser(prog="python -m offline_meta_rl.reports.datasets")
-    parser.add_argument("data", help="a task family's short name, or a dataset's folder")
-    name = parser.parse_args(arguments).data
-    if name in FAMILIES:
-        name = collect(FAMILIES[name], default_dataset_path(FAMILIES[name]))
-    print(describe(TaskDataset.open(name)))
-
-
-if __name__ == "__main__":
-    main()
+    return f"{text}\n\nBest stage on its worst task: {worst:.1f}. Transitions per task: {fewest}+."

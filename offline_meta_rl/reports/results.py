@@ -1,22 +1,22 @@
-"""Result files: JSON with what is needed to know where a number comes from."""
+"""Result files of evaluations: JSON with what is needed to know where a number comes from."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from offline_meta_rl.common.files import write_json
+from offline_meta_rl.evaluation.protocol import normalised_return
+from offline_meta_rl.evaluation.result_files import Evaluation, HistoryPoint, ResultFile
 from offline_meta_rl.reports.curves import learning_curve
 
 
-def write_results(path: str | Path, content: Mapping[str, Any]) -> None:
+def write_results(path: str | Path, content: ResultFile) -> None:
     """Write the result file and, where there is a history, the picture of the learning curve.
 
     Args:
-        path: of the result file. The picture lies beside it: ``learning_curve.png``, preceded by
-            the file's name unless that is ``results.json``.
-        content: an evaluation (``EvaluationResult.to_dict``), ``history`` and whatever else.
+        path: Path of the result file. The picture lies beside it: ``learning_curve.png``, preceded
+            by the file's name unless that is ``results.json``.
+        content: The evaluation, where it comes from, and the learning curve so far.
     """
     target = Path(path)
     write_json(target, content)
@@ -26,24 +26,24 @@ def write_results(path: str | Path, content: Mapping[str, Any]) -> None:
         learning_curve(content["history"], picture, standing_still=standing_still(content))
 
 
-def result_metrics(result: Mapping[str, Any], prefix: str) -> dict[str, float]:
-    """Return the means of an evaluation (``EvaluationResult.to_dict``) under names for loggers.
+def result_metrics(result: Evaluation, prefix: str) -> dict[str, float]:
+    """Return the means of an evaluation under names for loggers.
 
     Normalised returns are left out where the dataset has no reference returns.
     """
-    metrics = {
-        f"{prefix}/{when}_{key}": result[f"{when}_adaptation"][key]
-        for when in ("before", "after")
-        for key in ("return", "normalised_return")
-    }
+    metrics = {}
+    both = {"before": result["before_adaptation"], "after": result["after_adaptation"]}
+    for when, scores in both.items():
+        metrics[f"{prefix}/{when}_return"] = scores["return"]
+        metrics[f"{prefix}/{when}_normalised_return"] = scores["normalised_return"]
     for num_steps, after in list(result["after_n_steps"].items())[1:]:
         metrics[f"{prefix}/after_{num_steps}_steps_return"] = after["return"]
     return {name: value for name, value in metrics.items() if not np.isnan(value)}
 
 
-def result_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[float]]]:
+def result_table(result: Evaluation) -> tuple[list[str], list[list[float]]]:
     """Return columns and one row for each task of an evaluation."""
-    before, after = (result[f"{when}_adaptation"]["per_task"] for when in ("before", "after"))
+    before, after = result["before_adaptation"]["per_task"], result["after_adaptation"]["per_task"]
     rows = [
         [
             int(task),
@@ -58,28 +58,38 @@ def result_table(result: Mapping[str, Any]) -> tuple[list[str], list[list[float]
     return columns, rows
 
 
-def history_point(result: Mapping[str, Any], step: int, wall_time: float) -> dict[str, Any]:
-    """Return one point of the learning curve: outer step, seconds, means before and after.
+def history_point(result: Evaluation, step: int, wall_time: float) -> HistoryPoint:
+    """Return one point of the learning curve.
 
-    ``after_return_per_task`` and ``after_normalised_return_per_task`` are for statistics.
+    Args:
+        result: The evaluation at this point.
+        step: Outer steps.
+        wall_time: Seconds since the start.
     """
-    point: dict[str, Any] = {"step": int(step), "wall_time": float(wall_time)}
-    per_task = result["after_adaptation"]["per_task"]
-    for key in ("return", "normalised_return"):
-        for when in ("before", "after"):
-            point[f"{when}_{key}"] = float(result[f"{when}_adaptation"][key])
-        point[f"after_{key}_per_task"] = {task: float(per_task[task][key]) for task in per_task}
-    return point
+    before, after = result["before_adaptation"], result["after_adaptation"]
+    tasks = after["per_task"].items()
+    return {
+        "step": int(step),
+        "wall_time": float(wall_time),
+        "before_return": before["return"],
+        "after_return": after["return"],
+        "after_return_per_task": {task: scores["return"] for task, scores in tasks},
+        "before_normalised_return": before["normalised_return"],
+        "after_normalised_return": after["normalised_return"],
+        "after_normalised_return_per_task": {
+            task: scores["normalised_return"] for task, scores in tasks
+        },
+    }
 
 
-def standing_still(result: Mapping[str, Any]) -> float | None:
+def standing_still(result: Evaluation) -> float | None:
     """Return the mean normalised return of standing still; None where it was not measured."""
     references = {name: value["per_task"] for name, value in result["references"].items()}
     if not {"random", "best_behaviour", "standing_still"} <= set(references):
         return None
-    random, best = references["random"], references["best_behaviour"]
-    scores = [
-        (value - random[task]) / (best[task] - random[task])
-        for task, value in references["standing_still"].items()
-    ]
-    return float(np.mean(scores))
+    tasks = list(references["standing_still"])
+    still, random, best = (
+        np.array([references[name][task] for task in tasks])
+        for name in ("standing_still", "random", "best_behaviour")
+    )
+    return float(normalised_return(still, random, best).mean())

@@ -1,10 +1,5 @@
-"""Draw the scene of ``two_drawer_sawyer``, and what the agent sees of an episode at each drawer.
+"""Draw the scene of ``two_drawer_sawyer``, and what the agent sees of an episode at each drawer."""
 
-``python -m offline_meta_rl.reports.sawyer_scene picture.png``
-"""
-
-import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +17,23 @@ SHOWN = (0, 4, 8, 12, 14, 16, 20, 25)
 Picture = NDArray[np.uint8]
 
 
+def draw_sawyer(picture: Path, *, seed: int = 0) -> None:
+    """Draw the scene and an episode of the script at each drawer, and print the picture's path.
+
+    Args:
+        picture: PNG to write.
+        seed: Seed of initial states and of the script's noise.
+    """
+    import matplotlib.image
+
+    family = TwoDrawerSawyer()
+    episodes = scripted_episodes(family, seed)
+    rows = [scene(episodes.action[: SHOWN[-3], 0].astype(np.float64))]
+    rows += [strip(episodes, task) for task in range(family.num_tasks)]
+    matplotlib.image.imsave(picture, np.concatenate(rows))
+    print(picture)
+
+
 def strip(episodes: Episodes, task: int) -> Picture:
     """Return images of an episode beside each other, twice as large, [128, 128 * steps, 3]."""
     images = [*episodes.observation[:, task], episodes.next_observation[-1, task]]
@@ -32,7 +44,7 @@ def scene(actions: Array) -> Picture:
     """Return four pictures of 256 pixels: the robot at both ends, and two of what the agent sees.
 
     Args:
-        actions: of an episode, [H, 3].
+        actions: Actions of an episode, [H, 3].
 
     Returns:
         The whole robot before and after the episode, then the end once more from the agent's
@@ -54,23 +66,3 @@ def scene(actions: Array) -> Picture:
 def _enlarged(image: Picture, times: int) -> Picture:
     """Return an image [3, h, w] as [times * h, times * w, 3]."""
     return image.transpose(1, 2, 0).repeat(times, axis=0).repeat(times, axis=1)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the picture named on the command line."""
-    import matplotlib.image
-
-    parser = argparse.ArgumentParser(prog="python -m offline_meta_rl.reports.sawyer_scene")
-    parser.add_argument("picture", type=Path, help="PNG to write")
-    parser.add_argument("--seed", type=int, default=0, help="of starts and noise")
-    options = parser.parse_args(arguments)
-    family = TwoDrawerSawyer()
-    episodes = scripted_episodes(family, options.seed)
-    rows = [scene(episodes.action[: SHOWN[-3], 0].astype(np.float64))]
-    rows += [strip(episodes, task) for task in range(family.num_tasks)]
-    matplotlib.image.imsave(options.picture, np.concatenate(rows))
-    print(options.picture)
-
-
-if __name__ == "__main__":
-    main()

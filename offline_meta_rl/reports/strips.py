@@ -1,11 +1,5 @@
-"""Draw episodes of a script as agents see them, one row for each task.
+"""Draw episodes of a script as agents see them, one row for each task."""
 
-``python -m offline_meta_rl.reports.strips two_drawer_lite picture.png`` draws the family's own
-tasks.
-"""
-
-import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +13,25 @@ from offline_meta_rl.envs.scripted import ScriptedFamily
 from offline_meta_rl.evaluation.rollout import Episodes, run_episodes
 
 INCHES = 1.1  # of one image
+
+
+def draw_script(family: str, picture: Path, *, every: int = 1, seed: int = 0) -> None:
+    """Draw an episode of a family's script in each of its tasks, and print the picture's path.
+
+    Args:
+        family: Short name of a family with a script, such as ``two_drawer_lite``.
+        picture: PNG to write.
+        every: Draw every so many steps only.
+        seed: Seed of initial states and of the script's noise.
+
+    Raises:
+        ValueError: Another name.
+    """
+    scripted = {name: each for name, each in FAMILIES.items() if isinstance(each, ScriptedFamily)}
+    if family not in scripted:
+        raise ValueError(f"Expected a family with a script, one of {list(scripted)}: {family!r}.")
+    draw_strip(scripted_episodes(scripted[family], seed), picture, every=every)
+    print(picture)
 
 
 def scripted_episodes(family: ScriptedFamily, seed: int = 0) -> Episodes:
@@ -38,9 +51,9 @@ def draw_strip(episodes: Episodes, path: str | Path, *, every: int = 1) -> None:
     """Draw the images of episodes; steps that were rewarded are framed in green.
 
     Args:
-        episodes: one of each task, [H, T], observations [H, T, 3, h, w] uint8.
-        path: of the PNG.
-        every: draw every k-th step only.
+        episodes: One of each task, [H, T], observations [H, T, 3, h, w] uint8.
+        path: Path of the PNG.
+        every: Draw every so many steps only.
     """
     from matplotlib.figure import Figure
 
@@ -73,21 +86,3 @@ def _images(episodes: Episodes, task: int) -> NDArray[np.uint8]:
         episodes.next_observation[length - 1, task][None],
     ]
     return np.concatenate(images).transpose(0, 2, 3, 1)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw the family named on the command line."""
-    scripted = {n: f for n, f in FAMILIES.items() if isinstance(f, ScriptedFamily)}
-    parser = argparse.ArgumentParser(prog="python -m offline_meta_rl.reports.strips")
-    parser.add_argument("family", choices=scripted)
-    parser.add_argument("picture", type=Path, help="PNG to write")
-    parser.add_argument("--every", type=int, default=1, metavar="K", help="draw every K-th step")
-    parser.add_argument("--seed", type=int, default=0, help="of starts and noise")
-    options = parser.parse_args(arguments)
-    episodes = scripted_episodes(scripted[options.family], options.seed)
-    draw_strip(episodes, options.picture, every=options.every)
-    print(options.picture)
-
-
-if __name__ == "__main__":
-    main()

@@ -17,8 +17,8 @@ from offline_meta_rl.data_tools.validate import validate
 from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.envs.base import Array
 from offline_meta_rl.envs.drawers.family import FRONT, STEP, DrawersLite, DrawersLiteEngine
-from offline_meta_rl.reports.datasets import main as describe
-from offline_meta_rl.reports.strips import main as film_strip
+from offline_meta_rl.reports.datasets import print_dataset
+from offline_meta_rl.reports.strips import draw_script
 
 LITE = FAMILIES["two_drawer_lite"]
 EPISODES = 10
@@ -185,7 +185,7 @@ def test_default_is_a_thousand_episodes(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_description(data_root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     monkeypatch.setattr(DrawersLite, "episodes_per_task", 8)
-    describe(["two_drawer_lite"])
+    print_dataset("two_drawer_lite")
     table = capsys.readouterr().out
     assert "Episodes of the script that succeed, by task: 100.0%, 100.0%." in table
     assert "| script |" in table
@@ -205,11 +205,13 @@ def test_full_disk_leaves_no_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_film_strip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    film_strip(["two_drawer_lite", str(tmp_path / "strip.png"), "--every", "4"])
+    draw_script("two_drawer_lite", tmp_path / "strip.png", every=4)
     picture = matplotlib.image.imread(tmp_path / "strip.png")[..., :3]
     assert picture.shape[1] == 440  # four images
     assert (np.abs(picture - [50 / 255, 205 / 255, 50 / 255]).max(axis=-1) < 0.01).sum() > 200
     assert str(tmp_path / "strip.png") in capsys.readouterr().out
+    with pytest.raises(ValueError, match=r"family with a script, one of .*lite.*: 'ant_dir'"):
+        draw_script("ant_dir", tmp_path / "strip.png")
 
 
 def test_online_agents_refuse_images(tmp_path: Path) -> None:

@@ -36,10 +36,12 @@ def result_file(tmp_path: Path) -> Path:
 
 def test_tables_and_picture(result_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = result_file.with_name("curves.png")
-    report.main([str(result_file), "--picture", str(picture)])
+    report.print_tables([result_file], picture)
     printed = capsys.readouterr().out
     assert "| ant | 5 | 1.0 | 9.0 | 0.10 | 0.90 | 10.0 | 10.0 | 20.0 | 2 |" in printed
     assert "| ant | 9.0 | 2.0 | 0.90 | 0.20 |" in printed
     assert "| ant | 5 | 9.0 | 0.90 |" in printed
     assert "| 4 | 1.0 | 9.0 | 0.90 | 10.0 | 10.0 |" in printed
     assert picture.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(FileNotFoundError, match=r"No result file nowhere\.json"):
+        report.print_tables([Path("nowhere.json")])
