@@ -56,7 +56,6 @@ WITHOUT_SIMULATOR = (
 MOST_MODULES = 12
 ROOMIER: dict[str, int] = {
     "callbacks": 15,
-    "offline_meta_rl/experiments": 14,
     "offline_meta_rl/methods": 13,
 }
 """Folders with more modules than that; ``docs/decisions.md`` says why."""

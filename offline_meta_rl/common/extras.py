@@ -1,19 +1,23 @@
 """Optional packages, imported when a tool needs them."""
 
 import importlib
-from typing import Any
+from types import ModuleType
 
 
-def require(module: str) -> Any:
-    """Import a package of the extra ``convert``.
+def require(module: str, extra: str = "convert") -> ModuleType:
+    """Import a package of an extra.
+
+    Args:
+        module: Name of the package, or of a module in it.
+        extra: Extra of this project that it belongs to.
 
     Raises:
-        ImportError: it is not installed; says how to install it.
+        ImportError: It is not installed; says how to install it.
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
             f"This needs {module.partition('.')[0]} ({error}). Install it with "
-            '`pip install "offline_meta_rl[convert]"`.'
+            f'`pip install "offline_meta_rl[{extra}]"`.'
         ) from error

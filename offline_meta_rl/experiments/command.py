@@ -131,8 +131,8 @@ def _plan(options: argparse.Namespace) -> None:
 def _announce(experiment: Any, runs: list[Any], todo: list[Any], workers: int | None) -> None:
     """Print how many runs there are and how long they will take."""
     from offline_meta_rl.experiments.plan import estimate_hours
+    from offline_meta_rl.experiments.runner import find_workers
     from offline_meta_rl.experiments.states import measured_speeds
-    from offline_meta_rl.experiments.workers import find_workers
 
     count = len(find_workers()) if workers is None else workers
     measured = measured_speeds(runs)
@@ -150,8 +150,7 @@ def _announce(experiment: Any, runs: list[Any], todo: list[Any], workers: int | 
 
 
 def _run(options: argparse.Namespace) -> None:
-    from offline_meta_rl.experiments.runner import Runner
-    from offline_meta_rl.experiments.workers import find_workers
+    from offline_meta_rl.experiments.runner import Runner, find_workers
 
     experiment, runs = _selected(options)
     if options.index is not None:

@@ -1,26 +1,77 @@
-"""Read the results of a plan's runs.
+"""Read the results of a plan's runs, and refuse to compare what is not comparable.
 
-Nothing is averaged silently: missing, failed and duplicate runs are named, and so are runs of
-another method; ``comparable`` names those whose protocol, dataset or settings differ. Scores are
-arrays [S, T] of S seeds and T tasks.
+Nothing is averaged silently. Missing, failed and duplicate runs are named, so are runs of another
+method, and runs that differ in protocol, dataset or settings. Scores are arrays [S, T] of S seeds
+and T tasks.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offline_meta_rl.experiments.comparable import check_comparable
+from offline_meta_rl.common.files import Json, read_json
+from offline_meta_rl.evaluation.result_files import FineTuningFile, ResultFile
 from offline_meta_rl.experiments.curves import Curve, fine_tuning_curve, training_curve
 from offline_meta_rl.experiments.plan import Run
-from offline_meta_rl.experiments.specification import Experiment
-from offline_meta_rl.experiments.states import State, last_lines, read_json, state_of
+from offline_meta_rl.experiments.specification import Experiment, Metric
+from offline_meta_rl.experiments.states import State, last_lines, state_of
 
 Array = NDArray[np.float64]
 CHOICES = ("final", "best")
+CONTEXT_DATA = ("inner_slice", "stride")
+"""Settings of the data that say where contexts come from, in evaluations too."""
+PARTS: tuple[Literal["model", "data"], ...] = ("model", "data")
+OF_ONE_RUN = {"seed", "path"}
+"""Settings that may differ between the runs of an arm; data are known by their checksum."""
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """What a finished run left.
+
+    Attributes:
+        run: The run.
+        trained: Content of its ``results.json``.
+        tuned: Content of its ``fine_tuning.json``; None where the experiment has no fine-tuning.
+    """
+
+    run: Run
+    trained: ResultFile
+    tuned: FineTuningFile | None
+
+    def curve(self, metric: Metric) -> Curve:
+        """Return what is compared: the curve of the fine-tuning, or else of the training."""
+        if self.tuned is not None:
+            return fine_tuning_curve(self.tuned, metric)
+        return training_curve(self.trained, metric)
+
+    def terms(self) -> dict[str, Json]:
+        """Return how the run was measured and on what, by names for messages."""
+        tuning = self.tuned["settings"] if self.tuned else {}
+        return {
+            **self.trained["protocol"],
+            "dataset_checksum": self.trained.get("dataset_checksum"),
+            "environment": self.trained.get("environment"),
+            **{name: self._config("data").get(name) for name in CONTEXT_DATA},
+            **{f"fine-tuning {name}": value for name, value in tuning.items()},
+        }
+
+    def arguments(self) -> dict[str, Json]:
+        """Return the constructor arguments that the runs of an arm share."""
+        return {
+            f"{part} {name}": value
+            for part in PARTS
+            for name, value in self._config(part).items()
+            if name not in OF_ONE_RUN
+        }
+
+    def _config(self, part: Literal["model", "data"]) -> dict[str, Json]:
+        config = self.trained.get("config")
+        return (config.get(part) if config else None) or {}
 
 
 @dataclass(frozen=True)
@@ -28,15 +79,15 @@ class ArmResults:
     """What the finished runs of one arm on one family reached.
 
     Attributes:
-        label: of the arm.
-        runs: finished ones, by seed.
-        tasks: evaluated tasks, T.
-        axis: what ``steps`` counts: ``outer steps`` or ``environment steps`` of fine-tuning.
-        steps: of the evaluations, [P].
-        curve: score of every evaluation, [P, S, T].
-        results: content of the result files, by seed.
-        random: mean return of random actions, if known.
-        best_behaviour: mean return of the best behaviour, if known.
+        label: Name of the arm in figures.
+        runs: Finished runs, by seed.
+        tasks: Names of the T evaluated tasks.
+        axis: What ``steps`` counts: ``outer steps`` or ``environment steps`` of fine-tuning.
+        steps: Steps of the evaluations, [P].
+        curve: Scores of every evaluation, [P, S, T].
+        results: Content of the result files, by seed.
+        random: Mean return of random actions, if known.
+        best_behaviour: Mean return of the best behaviour, if known.
     """
 
     label: str
@@ -45,7 +96,7 @@ class ArmResults:
     axis: str
     steps: NDArray[np.int64]
     curve: Array
-    results: tuple[Mapping[str, Any], ...]
+    results: tuple[ResultFile, ...]
     random: float | None
     best_behaviour: float | None
 
@@ -67,10 +118,10 @@ class Gathered:
     """Everything that a report needs.
 
     Attributes:
-        experiment: what was run.
-        scale: name.
-        arms: family -> arm -> results; arms without a finished run are left out.
-        notes: what the reader has to know: runs that are missing or failed, different commits.
+        experiment: What was run.
+        scale: Name of the scale.
+        arms: Family -> arm -> results; arms without a finished run are left out.
+        notes: What the reader has to know: runs that are missing or failed, different commits.
     """
 
     experiment: Experiment
@@ -83,12 +134,12 @@ def gather(experiment: Experiment, runs: Sequence[Run], *, incomplete: bool = Fa
     """Read and check the results of a plan.
 
     Args:
-        experiment: the plan's.
-        runs: the plan.
-        incomplete: go on with runs missing or failed; they are named in ``notes``.
+        experiment: The plan's experiment.
+        runs: The plan.
+        incomplete: Go on with runs missing or failed; they are named in ``notes``.
 
     Raises:
-        ValueError: missing, failed, duplicate or foreign runs, or runs that are not comparable.
+        ValueError: Missing, failed, duplicate or foreign runs, or runs that are not comparable.
     """
     _check_duplicates(runs)
     states = {run: state_of(run) for run in runs}
@@ -100,20 +151,26 @@ def gather(experiment: Experiment, runs: Sequence[Run], *, incomplete: bool = Fa
             "not finished:\n" + "\n".join(lacking) + "\nFinish them with `lightning experiment "
             "run`, select others, or pass --incomplete to report the rest."
         )
-    read = {run: _read(run) for run in finished}
+    read = [_read(run) for run in finished]
     arms: dict[str, dict[str, ArmResults]] = {}
     for family in dict.fromkeys(run.family for run in finished):
-        own = {run: result for run, result in read.items() if run.family == family}
+        own = [each for each in read if each.run.family == family]
         check_comparable(own, experiment.varies)
-        names = dict.fromkeys(run.arm for run in own)
-        arms[family] = {name: _arm_results(own, name, experiment.metric) for name in names}
-    notes = tuple(lacking) + tuple(_commit_notes(read.values()))
+        names = dict.fromkeys(each.run.arm for each in own)
+        arms[family] = {
+            name: _arm_results([each for each in own if each.run.arm == name], experiment.metric)
+            for name in names
+        }
+    commits = sorted({str(each.trained.get("commit")) for each in read})
+    notes = tuple(lacking)
+    if len(commits) > 1:
+        notes += (f"Runs of {len(commits)} commits of the code: {', '.join(commits)}.",)
     return Gathered(experiment, runs[0].scale, arms, notes)
 
 
 def _check_duplicates(runs: Sequence[Run]) -> None:
     """Check that no run lies in two folders, as after copying results together."""
-    places: dict[tuple[Any, ...], list[Path]] = {}
+    places: dict[tuple[Json, ...], list[Path]] = {}
     top = runs[0].folder.parents[2]
     for path in sorted(top.glob("**/run.json")):
         content = read_json(path)
@@ -136,16 +193,17 @@ def _lacking(run: Run, state: State) -> str:
     return f"{run.name}: {'missing' if state == State.WAITING else state}"
 
 
-def _read(run: Run) -> Mapping[str, Any]:
-    """Return the content of a run's result file, which has to be that run's.
+def _read(run: Run) -> RunResults:
+    """Return what a run left, which has to be of that run.
 
     Raises:
-        ValueError: it is of another method, seed or number of steps.
+        ValueError: It is of another method, seed or number of steps.
     """
-    content = read_json(run.folder / "results.json")
-    method = str(content.get("method", "")).rsplit(".", 1)[-1]
+    path = run.folder / "results.json"
+    content = read_json(path)
     expected = {"method": run.method.rsplit(".", 1)[-1], "seed": run.seed, "global_step": run.steps}
-    found = {"method": method, **{key: content.get(key) for key in ("seed", "global_step")}}
+    found = {key: content.get(key) for key in expected}
+    found["method"] = str(content.get("method", "")).rsplit(".", 1)[-1]
     wrong = [
         f"{key} {expected[key]!r}, found {found[key]!r}"
         for key in found
@@ -153,56 +211,80 @@ def _read(run: Run) -> Mapping[str, Any]:
     ]
     if wrong:
         raise ValueError(
-            f"{run.folder / 'results.json'}: expected {'; '.join(wrong)}. The file is of another "
-            "run; remove the folder and run it again."
+            f"{path}: expected {'; '.join(wrong)}. The file is of another run; remove the folder "
+            "and run it again."
         )
-    if run.results[-1] != "results.json":
-        content["fine_tuning"] = read_json(run.folder / run.results[-1])
-    return content
+    tuned = read_json(run.folder / run.results[-1]) if run.results[-1] != path.name else None
+    return RunResults(run, cast(ResultFile, content), cast(FineTuningFile | None, tuned))
 
 
-def _arm_results(results: Mapping[Run, Mapping[str, Any]], arm: str, metric: str) -> ArmResults:
+def _arm_results(results: Sequence[RunResults], metric: Metric) -> ArmResults:
     """Return the results of one arm.
 
     Raises:
-        ValueError: seeds evaluated at different steps, or scores that are not finite.
+        ValueError: Seeds evaluated at different steps, or scores that are not finite.
     """
-    own = sorted((run for run in results if run.arm == arm), key=lambda run: run.seed)
-    contents = [results[run] for run in own]
-    curves = [_curve(content, metric) for content in contents]
-    for run, found in zip(own, curves, strict=True):
+    own = sorted(results, key=lambda each: each.run.seed)
+    first = own[0]
+    curves = [each.curve(metric) for each in own]
+    for each, found in zip(own, curves, strict=True):
         if found.steps.tolist() != curves[0].steps.tolist():
             raise ValueError(
-                f"{own[0].name} and {run.name} were evaluated at different steps: "
+                f"{first.run.name} and {each.run.name} were evaluated at different steps: "
                 f"{curves[0].steps.tolist()} and {found.steps.tolist()}. Run them again with one "
                 "scale."
             )
         if not np.isfinite(found.scores).all():
             raise ValueError(
-                f"{run.name}: {metric} is not finite for every task and evaluation. Does the "
+                f"{each.run.name}: {metric} is not finite for every task and evaluation. Does the "
                 "dataset have reference returns, and did every task keep an episode?"
             )
-    references = contents[0].get("references", {})
-    known = {name: references.get(name, {}).get("return") for name in ("random", "best_behaviour")}
+    references = first.trained.get("references", {})
+    means = {name: reference.get("return") for name, reference in references.items()}
     return ArmResults(
-        label=own[0].label,
-        runs=tuple(own),
+        label=first.run.label,
+        runs=tuple(each.run for each in own),
         tasks=curves[0].tasks,
         axis=curves[0].axis,
         steps=curves[0].steps,
         curve=np.stack([found.scores for found in curves], axis=1),
-        results=tuple(contents),
-        **known,
+        results=tuple(each.trained for each in own),
+        random=means.get("random"),
+        best_behaviour=means.get("best_behaviour"),
     )
 
 
-def _curve(content: Mapping[str, Any], metric: str) -> Curve:
-    if "fine_tuning" in content:
-        return fine_tuning_curve(content["fine_tuning"], metric)
-    return training_curve(content, metric)
+def check_comparable(results: Sequence[RunResults], varies: Sequence[str]) -> None:
+    """Check that runs on one family were measured alike, on the same data.
+
+    Args:
+        results: The runs of all arms.
+        varies: Fields of the protocol, ``dataset_checksum``, ``inner_slice`` or ``stride``, that
+            may differ between arms; they never differ between seeds of one arm, and neither do
+            settings of method and data.
+
+    Raises:
+        ValueError: Names two runs and each field that differs.
+    """
+    twins: dict[str, RunResults] = {}
+    for each in results:
+        twin = twins.setdefault(each.run.arm, each)
+        of_arm = {**_differences(twin.terms(), each.terms())}
+        of_arm |= _differences(twin.arguments(), each.arguments())
+        of_all = _differences(results[0].terms(), each.terms())
+        of_all = {field: two for field, two in of_all.items() if field not in varies}
+        for other, found in ((twin, of_arm), (results[0], of_all)):
+            if found:
+                shown = "; ".join(f"{f}: {one!r} and {two!r}" for f, (one, two) in found.items())
+                raise ValueError(
+                    f"{other.run.name} and {each.run.name} cannot be compared; they differ in "
+                    f"{shown}. Run them again on equal terms, or select other runs."
+                )
 
 
-def _commit_notes(results: Any) -> Iterator[str]:
-    commits = sorted({str(result.get("commit")) for result in results})
-    if len(commits) > 1:
-        yield f"Runs of {len(commits)} commits of the code: {', '.join(commits)}."
+def _differences(
+    first: Mapping[str, Json], second: Mapping[str, Json]
+) -> dict[str, tuple[Json, Json]]:
+    """Return the fields in which two results differ, with both values."""
+    pairs = {field: (first.get(field), second.get(field)) for field in {**first, **second}}
+    return {field: (one, two) for field, (one, two) in pairs.items() if one != two}

@@ -1,24 +1,26 @@
-"""One report in three forms: PNGs, Markdown, and an HTML page that needs no other file."""
+"""One report in three forms: PNGs, Markdown, and an HTML page that needs no other file.
+
+The page's template is ``page.html``.
+"""
 
 import base64
-import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;
-color:#222}table{border-collapse:collapse;margin:1em 0;font-variant-numeric:tabular-nums}
-td,th{border:1px solid #ccc;padding:.25em .6em;text-align:right}td.number{white-space:nowrap}
-td:first-child,th:first-child{text-align:left}th{background:#f3f3f3}img{max-width:100%}pre{white-space:pre-wrap}
-.note{background:#fff4d6;border-left:4px solid #e69f00;padding:.4em .8em;margin:.6em 0}
-figure{margin:1.5em 0}figcaption{color:#555;font-size:90%}"""
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from offline_meta_rl.reports.tables import markdown_table
 
 
 @dataclass(frozen=True)
 class Heading:
     """A line above what follows; level 1 is the title."""
 
+    kind: ClassVar[str] = "heading"
     text: str
     level: int = 2
 
@@ -27,6 +29,7 @@ class Heading:
 class Text:
     """A paragraph; ``note`` makes it stand out."""
 
+    kind: ClassVar[str] = "text"
     text: str
     note: bool = False
 
@@ -35,6 +38,7 @@ class Text:
 class Table:
     """Rows of cells below a header."""
 
+    kind: ClassVar[str] = "table"
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
 
@@ -43,6 +47,7 @@ class Table:
 class Picture:
     """A PNG beside the report, with what it shows."""
 
+    kind: ClassVar[str] = "picture"
     path: Path
     caption: str
 
@@ -51,22 +56,50 @@ Block = Heading | Text | Table | Picture
 
 
 def write_page(blocks: Sequence[Block], folder: Path) -> Path:
-    """Write ``report.md`` and ``report.html``; the pictures lie in the same folder already.
+    """Write ``report.md`` and ``report.html``.
+
+    Args:
+        blocks: Content of the report; the first heading is the page's title.
+        folder: Where the pictures lie already.
 
     Returns:
         The path of the HTML page, which has the pictures in itself and opens without a network.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.md").write_text("\n\n".join(map(_markdown, blocks)) + "\n")
-    titles = [block.text for block in blocks if isinstance(block, Heading)]
+    title = next(block.text for block in blocks if isinstance(block, Heading))
     page = folder / "report.html"
-    page.write_text(
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f"<title>{html.escape(titles[0])}</title>\n<style>{STYLE}</style></head>\n<body>\n"
-        + "\n".join(map(_html, blocks))
-        + "\n</body></html>\n"
-    )
+    page.write_text(_environment().get_template("page.html").render(title=title, blocks=blocks))
     return page
+
+
+def _environment() -> Environment:
+    """Return what the template needs; everything it is given is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"with_code": _with_code, "base64": _base64}
+    environment.tests["numeric"] = _numeric
+    return environment
+
+
+def _with_code(text: str) -> Markup:
+    """Return a text whose parts between backticks are code."""
+    # Escaped before the tags are added, so that these are all the tags there are.
+    return Markup(re.sub("`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def _base64(path: Path) -> str:
+    return base64.b64encode(path.read_bytes()).decode()
+
+
+def _numeric(cell: str) -> bool:
+    return re.match(r"-?\d", cell) is not None
 
 
 def _markdown(block: Block) -> str:
@@ -79,42 +112,6 @@ def _markdown(block: Block) -> str:
             return markdown_table(header, rows)
         case Picture(path, caption):
             return f"![{caption}]({path.name})\n\n*{caption}*"
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table; a bar within a cell is escaped."""
-    lines = [list(header), ["---"] * len(header), *map(list, rows)]
-    return "\n".join(
-        "| " + " | ".join(c.replace("|", "\\|") for c in line) + " |" for line in lines
-    )
-
-
-def _html(block: Block) -> str:
-    match block:
-        case Heading(text, level):
-            return f"<h{level}>{html.escape(text)}</h{level}>"
-        case Text(text, note):
-            tag = "pre" if "\n" in text else "p"
-            kind = ' class="note"' if note else ""
-            written = re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))
-            return f"<{tag}{kind}>{written}</{tag}>"
-        case Table(header, rows):
-            parts = [_row(header, "th"), *(_row(row, "td") for row in rows)]
-            return "<table>\n" + "\n".join(parts) + "\n</table>"
-        case Picture(path, caption):
-            code = base64.b64encode(path.read_bytes()).decode()
-            return (
-                f'<figure><img alt="{html.escape(caption)}" src="data:image/png;base64,{code}">'
-                f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-            )
-
-
-def _row(cells: Sequence[str], tag: str) -> str:
-    kinds = [' class="number"' if tag == "td" and re.match(r"-?\d", cell) else "" for cell in cells]
-    written = (
-        f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True)
-    )
-    return f"<tr>{''.join(written)}</tr>"
 
 
 def definition_table(entries: Mapping[str, str]) -> Table:

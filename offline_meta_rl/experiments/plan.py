@@ -1,4 +1,4 @@
-"""From an experiment to its runs: one command line, one folder and one number each.
+"""From an experiment to its runs: command lines, one folder and one number each.
 
 The order of runs depends on the selection alone, so that run number 7 is the same everywhere: in a
 plan, as a task of a SLURM array and in a sweep.
@@ -7,18 +7,47 @@ plan, as a task of a SLURM array and in a sweep.
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from offline_meta_rl.common.configs import with_includes
-from offline_meta_rl.experiments.specification import Arm, Experiment, Layer, Scale, choose
+from offline_meta_rl.experiments.specification import Experiment, Layer, choose
 
 CHECKPOINTS = ("interrupted.ckpt", "last.ckpt")
 INTERRUPTED_CODES = range(129, 160)  # 128 + number of the signal
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of ``lightning``.
+
+    Attributes:
+        command: Subcommand: ``fit``, ``test``, ``finetune``.
+        configs: Files; later ones win.
+        overrides: Dotted key -> value; they win over all files.
+        checkpoint: Weights to begin with; None for none.
+    """
+
+    command: str
+    configs: tuple[Path, ...]
+    overrides: Mapping[str, object]
+    checkpoint: Path | None = None
+
+    def arguments(self) -> tuple[str, ...]:
+        """Return the command line behind ``lightning``."""
+        checkpoint = ("--ckpt_path", str(self.checkpoint)) if self.checkpoint else ()
+        configs = (part for path in self.configs for part in ("--config", str(path)))
+        overrides = (f"--{key}={_written(value)}" for key, value in self.overrides.items())
+        return (self.command, *checkpoint, *configs, *overrides)
+
+
+def _written(value: object) -> str:
+    """Return a value as the command line takes it: text as it is, the rest as JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,21 +55,20 @@ class Run:
     """One training, with the commands that follow it.
 
     Attributes:
-        experiment: name.
-        scale: name.
-        family: task family.
-        arm: name.
-        label: of the arm.
-        method: class name.
-        seed: of weights and batches; evaluations have their own.
-        steps: outer steps.
-        folder: where everything of the run is kept.
-        commands: arguments of ``lightning``: ``fit``, then what follows it.
-        results: files that a finished run has; the last one is reported.
-        environment: variables of its processes.
-        configs: files that the commands name, and files that these include.
-        cost: how many times the time of a step of the method's own config.
-        minutes: of the commands after ``fit``.
+        experiment: Name of the experiment.
+        scale: Name of the scale.
+        family: Task family.
+        arm: Name of the arm.
+        label: Name of the arm in figures.
+        method: Class name.
+        seed: Seed of weights and batches; evaluations have their own.
+        steps: Outer steps.
+        folder: Where everything of the run is kept.
+        calls: ``fit``, then what follows it.
+        results: Files that a finished run has, one of each call; the last one is reported.
+        environment: Variables of its processes.
+        cost: How many times the time of a step of the method's own config.
+        minutes: Minutes that the commands after ``fit`` take, about.
     """
 
     experiment: str
@@ -52,10 +80,9 @@ class Run:
     seed: int
     steps: int
     folder: Path
-    commands: tuple[tuple[str, ...], ...]
+    calls: tuple[Call, ...]
     results: tuple[str, ...]
-    environment: Mapping[str, str]
-    configs: tuple[Path, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
     cost: float = 1.0
     minutes: float = 0.0
 
@@ -65,21 +92,45 @@ class Run:
         return f"{self.family}/{self.arm}/seed_{self.seed}"
 
     @property
-    def identity(self) -> dict[str, Any]:
-        """What makes two runs the same one."""
-        names = ("experiment", "scale", "family", "arm", "seed")
-        return {name: getattr(self, name) for name in names}
+    def commands(self) -> tuple[tuple[str, ...], ...]:
+        """Arguments of ``lightning``, of one call after the other."""
+        return tuple(call.arguments() for call in self.calls)
 
-    def settings(self) -> dict[str, Any]:
+    @property
+    def configs(self) -> tuple[Path, ...]:
+        """Files that the commands name, and files that these include."""
+        named = (path for call in self.calls for path in call.configs)
+        return tuple(dict.fromkeys(file for path in named for file in with_includes(path)))
+
+    @property
+    def identity(self) -> dict[str, str | int]:
+        """What makes two runs the same one."""
+        return {
+            "experiment": self.experiment,
+            "scale": self.scale,
+            "family": self.family,
+            "arm": self.arm,
+            "seed": self.seed,
+        }
+
+    def settings(self) -> dict[str, object]:
         """Return what decides the result: the command lines and the content of the configs."""
         root = str(self.folder)
         commands = [[part.replace(root, "RUN") for part in command] for command in self.commands]
-        texts = {path.name: path.read_bytes() for path in self.configs}
-        digests = {name: hashlib.blake2b(text).hexdigest()[:16] for name, text in texts.items()}
-        for command in commands:  # configs are told by their content, not by where they lie
+        # Configs are told by their content, not by where they lie.
+        count = Counter(path.name for path in set(self.configs))
+        names = {
+            str(path): path.name if count[path.name] == 1 else f"{path.parent.name}/{path.name}"
+            for path in self.configs
+        }
+        digests = {
+            name: hashlib.blake2b(Path(path).read_bytes()).hexdigest()[:16]
+            for path, name in names.items()
+        }
+        for command in commands:
             for position, part in enumerate(command):
                 if command[position - 1] == "--config":
-                    command[position] = Path(part).name
+                    command[position] = names[part]
         return {"commands": commands, "configs": digests}
 
     def checkpoint(self) -> Path | None:
@@ -89,116 +140,144 @@ class Run:
         return max(existing, key=lambda path: path.stat().st_mtime) if existing else None
 
 
+@dataclass(frozen=True)
+class _Selection:
+    """What a plan was asked for on top of the experiment."""
+
+    experiment: Experiment
+    scale: str
+    root: Path
+    overlays: Sequence[str]
+    overrides: Mapping[str, object]
+
+
 def plan(
     experiment: Experiment,
     scale: str,
     root: Path,
     *,
-    arms: list[str] | None = None,
-    families: list[str] | None = None,
+    arms: Sequence[str] | None = None,
+    families: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
     overlays: Sequence[str] = (),
-    overrides: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, object] | None = None,
 ) -> list[Run]:
     """Return the runs of an experiment, families first, then seeds, then arms.
 
     Args:
-        experiment: what to run.
-        scale: name of one of its scales.
-        root: folder of all experiments' runs.
-        arms: names; None for all.
-        families: names; None for all.
+        experiment: What to run.
+        scale: Name of one of its scales.
+        root: Folder of all experiments' runs.
+        arms: Names; None for all.
+        families: Names; None for all.
         seeds: None for those of the scale.
-        overlays: names of configs on top of every arm's.
-        overrides: dotted key -> value, for every run; they win.
+        overlays: Names of configs on top of every arm's.
+        overrides: Dotted key -> value, for every run; they win.
 
     Raises:
-        ValueError: an unknown name; lists the valid ones. A seed that is given twice, or an
+        ValueError: An unknown name; lists the valid ones. A seed that is given twice, or an
             override of what a plan decides itself.
-        FileNotFoundError: a config that is not there.
+        FileNotFoundError: A config that is not there.
     """
-    chosen = experiment.scales[choose("scale", [scale], list(experiment.scales))[0]]
-    seeds = chosen.seeds if seeds is None else tuple(seeds)
+    (scale,) = choose("scale", [scale], list(experiment.scales))
+    seeds = experiment.scales[scale].seeds if seeds is None else tuple(seeds)
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"Expected every seed once, found {', '.join(map(str, seeds))}.")
-    return [
-        _run(
-            experiment, chosen, root, family, experiment.arms[arm], seed, overlays, overrides or {}
+    selection = _Selection(experiment, scale, root, overlays, overrides or {})
+    chosen_arms = choose("arm", arms, list(experiment.arms))
+    runs: list[Run] = []
+    for family in choose("family", families, list(experiment.families)):
+        of_arms = [_runs(selection, family, arm, seeds) for arm in chosen_arms]
+        runs += [run for of_seed in zip(*of_arms, strict=True) for run in of_seed]
+    return runs
+
+
+def _runs(selection: _Selection, family: str, arm: str, seeds: Sequence[int]) -> list[Run]:
+    """Return the runs of one arm on one family, by seed."""
+    experiment, scale = selection.experiment, selection.scale
+    chosen, line = experiment.scales[scale], experiment.arms[arm]
+    base = experiment.configs(line.configs, family)
+    method = _method(base, f"arm {arm} of {experiment.name}")
+    layers = [*chosen.layers(method, family), *line.layers(scale)]
+    overlays = [name for layer in layers for name in layer.overlays]
+    overlays += selection.overlays
+    configs = (*base, *experiment.configs(overlays, family))
+    steps = [chosen.steps, *(layer.steps for layer in layers if layer.steps is not None)][-1]
+    merged = {key: value for layer in layers for key, value in layer.overrides.items()}
+    runs = []
+    for seed in seeds:
+        folder = selection.root / experiment.name / scale / family / arm / f"seed_{seed}"
+        folder = folder.absolute()
+        decided = _decided(folder, steps, chosen.evaluations, seed)
+        _check_overrides({**merged, **selection.overrides}, decided)
+        fit = Call("fit", configs, {**merged, **decided, **selection.overrides})
+        run = Run(
+            experiment=experiment.name,
+            scale=scale,
+            family=family,
+            arm=arm,
+            label=line.label,
+            method=method,
+            seed=seed,
+            steps=steps,
+            folder=folder,
+            calls=(fit, *_after(selection, family, folder)),
+            results=("results.json", *(stage.result for stage in experiment.after)),
+            environment={**chosen.environment, **_tracking(experiment.name, scale, family, arm)},
+            cost=math.prod(experiment.costs.get(name, 1.0) for name in overlays),
+            minutes=sum(stage.minutes.get(scale, 0.0) for stage in experiment.after),
         )
-        for family in choose("family", families, list(experiment.families))
-        for seed in seeds
-        for arm in choose("arm", arms, list(experiment.arms))
+        runs.append(run)
+    return runs
+
+
+def _after(selection: _Selection, family: str, folder: Path) -> list[Call]:
+    """Return the calls that follow the training of a run."""
+    return [
+        Call(
+            stage.command,
+            tuple(selection.experiment.configs(stage.configs, family)),
+            stage.scales.get(selection.scale, Layer()).overrides,
+            folder / "checkpoints" / "last.ckpt",
+        )
+        for stage in selection.experiment.after
     ]
 
 
-def _run(
-    experiment: Experiment,
-    scale: Scale,
-    root: Path,
-    family: str,
-    arm: Arm,
-    seed: int,
-    overlays: Sequence[str],
-    overrides: Mapping[str, Any],
-) -> Run:
-    folder = (root / experiment.name / scale.name / family / arm.name / f"seed_{seed}").absolute()
-    base = experiment.configs(arm.configs[0], family)
-    method = _method(base)
-    layers = [scale.all, scale.methods.get(method, Layer()), scale.families.get(family, Layer())]
-    names = [name for layer in layers for name in layer.overlays]
-    last = arm.scales.get(scale.name, Layer())
-    names += [*arm.configs[1:], *last.overlays, *overlays]
-    configs = base + [path for name in names for path in experiment.configs(name, family)]
-    merged: dict[str, Any] = {}
-    for layer in (*layers, Layer((), arm.overrides), last):
-        merged.update(layer.overrides)
-    given = [layer.steps for layer in (*layers, last) if layer.steps is not None]
-    steps = given[-1] if given else scale.steps
-    decided = _own(folder, steps, scale.evaluations, seed)
-    taken = [key for key in {**merged, **overrides} if key in decided]
+def _method(configs: Sequence[Path], owner: str) -> str:
+    """Return the class name of the method that an arm's configs name, the last one that does.
+
+    Raises:
+        ValueError: None does.
+    """
+    files = [file for path in configs for file in with_includes(path)]
+    contents = [yaml.safe_load(file.read_text()) or {} for file in files]
+    named = [
+        each["model"]["class_path"] for each in contents if "class_path" in each.get("model", {})
+    ]
+    if not named:
+        raise ValueError(
+            f"{owner}: expected model.class_path in one of {', '.join(map(str, files))}, found "
+            "none."
+        )
+    return str(named[-1])
+
+
+def _check_overrides(given: Mapping[str, object], decided: Mapping[str, object]) -> None:
+    """Check that overrides leave alone what the plan decides.
+
+    Raises:
+        ValueError: One of them does not.
+    """
+    taken = [key for key in given if key in decided]
     if taken:
         raise ValueError(
             f"{', '.join(taken)}: expected other overrides, because the plan decides this one. Set "
             "steps and evaluations of the scale, or give --seeds or --root."
         )
-    merged |= {**decided, **overrides}
-    commands = [("fit", *_with_configs(configs), *_with_overrides(merged))]
-    for stage in experiment.after:
-        files = [path for name in stage.configs for path in experiment.configs(name, family)]
-        own = stage.scales.get(scale.name, Layer()).overrides
-        checkpoint = ("--ckpt_path", str(folder / "checkpoints" / "last.ckpt"))
-        options = (*_with_configs(files), *_with_overrides(own))
-        commands.append((stage.command, *checkpoint, *options))
-        configs += files
-    return Run(
-        experiment=experiment.name,
-        scale=scale.name,
-        family=family,
-        arm=arm.name,
-        label=arm.label,
-        method=method,
-        seed=seed,
-        steps=steps,
-        folder=folder,
-        commands=tuple(commands),
-        results=("results.json", *(stage.result for stage in experiment.after)),
-        environment={**scale.environment, **_tracking(experiment.name, scale.name, family, arm)},
-        configs=tuple(dict.fromkeys(file for path in configs for file in with_includes(path))),
-        cost=math.prod(experiment.costs.get(name, 1.0) for name in names),
-        minutes=sum(stage.minutes.get(scale.name, 0.0) for stage in experiment.after),
-    )
 
 
-def _method(configs: Sequence[Path]) -> str:
-    """Return the class name of the method that configs train."""
-    contents = [
-        yaml.safe_load(file.read_text()) for path in configs for file in with_includes(path)
-    ]
-    names = [content.get("model", {}).get("class_path") for content in contents]
-    return str([name for name in names if name][-1])
-
-
-def _own(folder: Path, steps: int, evaluations: int, seed: int) -> dict[str, Any]:
+def _decided(folder: Path, steps: int, evaluations: int, seed: int) -> dict[str, object]:
     """Return what tells one run from another of the same arm, and how often it is evaluated."""
     interval = max(1, steps // evaluations)
     return {
@@ -211,25 +290,12 @@ def _own(folder: Path, steps: int, evaluations: int, seed: int) -> dict[str, Any
     }
 
 
-def _tracking(experiment: str, scale: str, family: str, arm: Arm) -> dict[str, str]:
+def _tracking(experiment: str, scale: str, family: str, arm: str) -> dict[str, str]:
     """Return what makes Weights & Biases show arms as groups."""
     return {
-        "WANDB_RUN_GROUP": f"{experiment}/{family}/{arm.name}",
-        "WANDB_TAGS": f"{experiment},{scale},{family},{arm.name}",
+        "WANDB_RUN_GROUP": f"{experiment}/{family}/{arm}",
+        "WANDB_TAGS": f"{experiment},{scale},{family},{arm}",
     }
-
-
-def _with_configs(files: Sequence[Path]) -> list[str]:
-    return [part for path in files for part in ("--config", str(path))]
-
-
-def _with_overrides(overrides: Mapping[str, Any]) -> list[str]:
-    return [f"--{key}={_written(value)}" for key, value in overrides.items()]
-
-
-def _written(value: Any) -> str:
-    """Return a value as the command line takes it: text as it is, the rest as JSON."""
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def estimate_hours(
@@ -243,11 +309,11 @@ def estimate_hours(
     A family whose speed is not known counts as the slowest one known of the method.
 
     Args:
-        runs: that are still to do.
-        shipped: method -> family -> outer steps a second, evaluations included.
+        runs: Runs that are still to do.
+        shipped: Method -> family -> outer steps a second, evaluations included.
         measured: ``family/arm`` -> the same with all commands, of finished runs on this machine;
             wins.
-        workers: runs at a time.
+        workers: Runs at a time.
     """
     seconds, unknown = [], []
     for run in runs:

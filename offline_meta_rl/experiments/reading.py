@@ -1,27 +1,25 @@
-"""Experiments from YAML: found by name, checked key by key."""
+"""Experiments from YAML: found by name, built by pydantic, mistakes named with file and key."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar, get_args, get_type_hints
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
-from offline_meta_rl.experiments.specification import (
-    METRICS,
-    Against,
-    Arm,
-    Experiment,
-    Layer,
-    Scale,
-    Stage,
-)
+from offline_meta_rl.experiments.specification import Experiment, ExperimentFile, Shared
+
+Section = TypeVar("Section")
+Content = Mapping[str, object]
 
 
 def experiments_folder() -> Path:
     """Return ``configs/experiments`` below the working directory, or else of this checkout.
 
     Raises:
-        FileNotFoundError: neither is there.
+        FileNotFoundError: Neither is there.
     """
     places = [root / "configs" / "experiments" for root in (Path.cwd(), Path(__file__).parents[2])]
     for place in places:
@@ -42,7 +40,7 @@ def load_experiment(name: str) -> Experiment:
     """Read an experiment by its name, or by the path of an ``experiment.yaml``.
 
     Raises:
-        ValueError: unknown experiment (lists those that there are), or a malformed file.
+        ValueError: An unknown experiment (lists those that there are), or a malformed file.
     """
     path = Path(name)
     if path.is_dir():
@@ -54,41 +52,22 @@ def load_experiment(name: str) -> Experiment:
             f"Unknown experiment {name!r}: expected one of {', '.join(experiment_names())}, or the "
             "path of an experiment.yaml."
         )
-    shared_path = _shared(path.parent)
-    shared = _read(shared_path) if shared_path else {}
-    content = _read(path)
-    known = {"title", "families", "arms", "scales", "varies", "metric", "after", "against"}
-    _check_keys(content, known, {"title", "families", "arms"}, str(path))
-    _check_keys(shared, {"scales", "aliases", "speeds", "costs"}, set(), str(shared_path))
-    experiment = Experiment(
+    shared_path = _shared_path(path.parent)
+    shared = _built(Shared, _read(shared_path), shared_path) if shared_path else Shared()
+    content = dict(_read(path))
+    content["scales"] = _joined_by_name(shared.scales, content.get("scales", {}))
+    return Experiment(
+        **vars(_built(ExperimentFile, content, path, shared_path)),
         name=path.parent.name,
         folder=path.parent.resolve(),
-        shared=shared_path.resolve() if shared_path else None,
-        title=content["title"],
-        families=tuple(content["families"]),
-        arms={key: _arm(key, value, path) for key, value in content["arms"].items()},
-        scales=_scales(shared.get("scales", {}), content.get("scales", {}), path),
-        varies=tuple(content.get("varies", ())),
-        metric=content.get("metric", METRICS[0]),
-        after=tuple(_stage(value, path) for value in content.get("after", ())),
-        against=_against(content["against"], content["arms"], path)
-        if "against" in content
-        else None,
-        aliases=shared.get("aliases", {}),
-        speeds=shared.get("speeds", {}),
-        costs=shared.get("costs", {}),
+        shared_path=shared_path.resolve() if shared_path else None,
+        aliases=shared.aliases,
+        speeds=shared.speeds,
+        costs=shared.costs,
     )
-    if experiment.metric not in METRICS:
-        raise ValueError(f"{path}: metric: expected one of {METRICS}, found {experiment.metric!r}.")
-    used = [(f"arm {arm.name}", list(arm.scales)) for arm in experiment.arms.values()]
-    used += [(f"after: {each.command}", [*each.scales, *each.minutes]) for each in experiment.after]
-    for where, names in used:
-        scales = dict.fromkeys(names)
-        _check_keys(scales, set(experiment.scales), set(), f"{path}: {where}: scales")
-    return experiment
 
 
-def _shared(folder: Path) -> Path | None:
+def _shared_path(folder: Path) -> Path | None:
     """Return what experiments share: beside the experiment's folder, or else the shipped file."""
     beside = folder.parent / "shared" / "shared.yaml"
     if beside.is_file():
@@ -100,100 +79,92 @@ def _shared(folder: Path) -> Path | None:
     return shipped if shipped.is_file() else None
 
 
-def _scales(shared: Any, own: Any, path: Path) -> dict[str, Scale]:
-    scales = {}
-    for name in {**shared, **own}:
-        base, top = shared.get(name, {}), own.get(name, {})
-        for part in (base, top):
-            known = {"seeds", "steps", "evaluations", "environment", "methods", "families"}
-            _check_keys(part, {*known, "overlays", "overrides"}, set(), f"{path}: scale {name}")
-        merged = {**base, **top}
-        _check_keys(merged, set(merged), {"seeds", "steps"}, f"{path}: scale {name}")
-        scales[name] = Scale(
-            name=name,
-            seeds=tuple(merged["seeds"]),
-            steps=int(merged["steps"]),
-            evaluations=int(merged.get("evaluations", 20)),
-            environment={k: str(v) for k, v in merged.get("environment", {}).items()},
-            all=_joined(*(_layer(_whole(part), path) for part in (base, top))),
-            methods=_layers(base, top, "methods", path),
-            families=_layers(base, top, "families", path),
-        )
-    return scales
+def _read(path: Path) -> Content:
+    """Return the content of a YAML file.
+
+    Raises:
+        ValueError: It is not YAML, or not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}. Correct it.") from error
+    if content is not None and not isinstance(content, Mapping):
+        raise ValueError(f"{path}: expected keys and values, found {content!r}.")
+    return content or {}
 
 
-def _whole(part: Any) -> dict[str, Any]:
-    """Return what a scale gives to every run."""
-    return {key: value for key, value in part.items() if key in ("overlays", "overrides")}
+def _joined_by_name(shared: object, own: object) -> object:
+    """Return an experiment's own scales, or layers of scales, on top of the shared ones."""
+    if not (isinstance(shared, Mapping) and isinstance(own, Mapping)):
+        return own  # what is no mapping is for pydantic to name, here and below
+    return {name: _joined(shared.get(name, {}), own.get(name, {})) for name in {**shared, **own}}
 
 
-def _layers(base: Any, top: Any, key: str, path: Path) -> dict[str, Layer]:
-    first, second = base.get(key, {}), top.get(key, {})
-    return {
-        name: _joined(_layer(first.get(name, {}), path), _layer(second.get(name, {}), path))
-        for name in {**first, **second}
-    }
+def _joined(base: object, top: object) -> object:
+    """Return a scale or a layer on top of another: overlays follow, keys of ``top`` win."""
+    if not (isinstance(base, Mapping) and isinstance(top, Mapping)):
+        return top
+    joined = {**base, **top}
+    for key in base.keys() & top.keys():
+        first, second = base[key], top[key]
+        if key == "overlays" and isinstance(first, list) and isinstance(second, list):
+            joined[key] = [*first, *second]
+        elif key == "overrides" and isinstance(first, Mapping) and isinstance(second, Mapping):
+            joined[key] = {**first, **second}
+        elif key in ("methods", "families"):
+            joined[key] = _joined_by_name(first, second)
+    return joined
 
 
-def _layer(content: Any, path: Path) -> Layer:
-    _check_keys(content, {"overlays", "overrides", "steps"}, set(), f"{path}: a layer")
-    overlays, overrides = tuple(content.get("overlays", ())), dict(content.get("overrides", {}))
-    return Layer(overlays, overrides, content.get("steps"))
+def _built(
+    kind: type[Section], content: Content, path: Path, scales_of: Path | None = None
+) -> Section:
+    """Build a section from the content of a file.
+
+    Args:
+        kind: Dataclass to build.
+        content: The content.
+        path: The file.
+        scales_of: Another file that scales come from too.
+
+    Raises:
+        ValueError: Names every mistake by its key, with what was expected and found.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(content)
+    except ValidationError as error:
+        found = error.errors()
+        mistakes = "; ".join(_explained(kind, mistake) for mistake in found)
+        in_scales = any(mistake["loc"][:1] == ("scales",) for mistake in found)
+        also = f" (scales also of {scales_of})" if scales_of and in_scales else ""
+        raise ValueError(f"{path}{also}: {mistakes}. Correct the file.") from error
 
 
-def _joined(first: Layer, second: Layer) -> Layer:
-    overrides = {**first.overrides, **second.overrides}
-    steps = first.steps if second.steps is None else second.steps
-    return Layer((*first.overlays, *second.overlays), overrides, steps)
+def _explained(kind: type, mistake: ErrorDetails) -> str:
+    """Return one mistake in words."""
+    *place, last = mistake["loc"] or ("",)
+    if mistake["type"] in ("missing", "unexpected_keyword_argument"):
+        what = "missing" if mistake["type"] == "missing" else "unknown"
+        known = ", ".join(sorted(_keys_at(kind, place)))
+        text = f"expected keys {known}; {what}: {last}"
+        return f"{'.'.join(map(str, place))}: {text}" if place else text
+    message = mistake["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    where = ".".join(map(str, mistake["loc"]))
+    if mistake["type"] == "value_error":  # of a __post_init__, which says what it found
+        return f"{where}: {message}" if where else message
+    return f"{where}: {message}, found {mistake['input']!r}"
 
 
-def _arm(name: str, content: Any, path: Path) -> Arm:
-    where = f"{path}: arm {name}"
-    _check_keys(content, {"label", "configs", "overrides", "scales"}, {"label", "configs"}, where)
-    scales = {key: _layer(value, path) for key, value in content.get("scales", {}).items()}
-    configs, overrides = tuple(content["configs"]), dict(content.get("overrides", {}))
-    return Arm(name, content["label"], configs, overrides, scales)
-
-
-def _stage(content: Any, path: Path) -> Stage:
-    needed = {"command", "configs", "result"}
-    _check_keys(content, {*needed, "minutes", "scales"}, needed, f"{path}: after")
-    scales = {key: _layer(value, path) for key, value in content.get("scales", {}).items()}
-    return Stage(
-        content["command"],
-        tuple(content["configs"]),
-        content["result"],
-        content.get("minutes", {}),
-        scales,
-    )
-
-
-def _against(content: Any, arms: Any, path: Path) -> Against:
-    _check_keys(content, {"label", "lines"}, {"label", "lines"}, f"{path}: against")
-    lines = {
-        str(name): {str(place): arm for place, arm in line.items()}
-        for name, line in content["lines"].items()
-    }
-    unknown = {arm for line in lines.values() for arm in line.values()} - set(arms)
-    if unknown:
-        raise ValueError(
-            f"{path}: against: unknown arms {', '.join(sorted(unknown))}: expected "
-            f"{', '.join(arms)}."
-        )
-    return Against(content["label"], lines)
-
-
-def _check_keys(content: Any, known: set[str], needed: set[str], where: str) -> None:
-    if not isinstance(content, Mapping):
-        raise ValueError(f"{where}: expected keys {', '.join(sorted(known))}, found {content!r}.")
-    unknown, missing = set(content) - known, needed - set(content)
-    if unknown or missing:
-        raise ValueError(
-            f"{where}: expected keys {', '.join(sorted(known))}; unknown: "
-            f"{', '.join(sorted(map(str, unknown))) or 'none'}, missing: "
-            f"{', '.join(sorted(missing)) or 'none'}."
-        )
-
-
-def _read(path: Path) -> Any:
-    return yaml.safe_load(path.read_text()) or {}
+def _keys_at(kind: type, place: Sequence[str | int]) -> list[str]:
+    """Return the keys of the section at a place within a section."""
+    found: object = kind
+    for part in place:
+        if is_dataclass(found) and isinstance(found, type):
+            found = get_type_hints(found)[str(part)]
+        else:  # the element of Mapping[str, Arm] or tuple[Stage, ...]
+            found = next(each for each in reversed(get_args(found)) if each is not Ellipsis)
+        if type(None) in get_args(found):  # Against | None
+            found = next(each for each in get_args(found) if is_dataclass(each))
+    assert is_dataclass(found)
+    return [each.name for each in fields(found)]

@@ -4,15 +4,18 @@ Every arm is shown twice: its final weights (``last.ckpt``), and the best evalua
 (``best.ckpt``), which was chosen on the evaluated tasks and is therefore optimistic.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 from offline_meta_rl.common import statistics
 from offline_meta_rl.common.files import write_json
-from offline_meta_rl.common.statistics import Estimate
+from offline_meta_rl.common.progress import progress_bar
+from offline_meta_rl.common.statistics import Array, Estimate
+from offline_meta_rl.evaluation.result_files import ResultFile
 from offline_meta_rl.experiments import figures
 from offline_meta_rl.experiments.gather import CHOICES, ArmResults, Gathered
 from offline_meta_rl.experiments.page import (
@@ -24,6 +27,9 @@ from offline_meta_rl.experiments.page import (
     definition_table,
     write_page,
 )
+
+Estimates: TypeAlias = Mapping[str, Mapping[str, Mapping[str, Estimate]]]
+"""Family -> arm -> ``final`` and ``best`` -> interquartile mean with its interval."""
 
 MARKS = (
     "Numbers are interquartile means over tasks and seeds; in brackets 95 % intervals of a "
@@ -39,23 +45,38 @@ CHOICES_OF = {
 
 
 def write_report(gathered: Gathered, folder: Path) -> Path:
-    """Write pictures, ``report.md``, ``report.html`` and ``summary.json``; return the page."""
+    """Write pictures, ``report.md``, ``report.html`` and ``summary.json``.
+
+    Args:
+        gathered: Results of all runs.
+        folder: Where the report is written.
+
+    Returns:
+        The path of the HTML page.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    summary = summarise(gathered)
-    write_json(folder / "summary.json", plain_summary(gathered, summary))
+    estimates = estimates_of(gathered)
+    write_json(folder / "summary.json", plain_summary(gathered, estimates))
     blocks: list[Block] = [Heading(gathered.experiment.title, 1), Text(_subtitle(gathered))]
     blocks += [Text(note, note=True) for note in gathered.notes]
     axis = next(iter(next(iter(gathered.arms.values())).values())).axis
     blocks += [Heading("Results"), Text(MARKS + CHOICES_OF[axis])]
     for family in gathered.arms:
-        blocks += [Heading(family, 3), _table(gathered.arms[family], summary[family])]
-    blocks += _pictures(gathered, summary, folder)
+        blocks += [Heading(family, 3), _table(gathered.arms[family], estimates[family])]
+    # Bootstraps of many arms take longer than drawing them: a minute for 20 arms of 200 points.
+    of_families = len(gathered.arms) * (2 if gathered.experiment.against else 1)
+    with progress_bar("Drawing", of_families + len(CHOICES) + 1) as advance:
+        for block in _pictures(gathered, estimates, folder):
+            blocks.append(block)
+            if isinstance(block, Picture):
+                advance()
+    blocks += _improvement(gathered)
     blocks += [Heading("Where the numbers come from"), *_origins(gathered)]
     return write_page(blocks, folder)
 
 
-def summarise(gathered: Gathered) -> dict[str, dict[str, dict[str, Estimate]]]:
-    """Return family -> arm -> ``final`` and ``best`` -> interquartile mean with its interval."""
+def estimates_of(gathered: Gathered) -> Estimates:
+    """Return the numbers of a report."""
     return {
         family: {
             arm: {choice: statistics.estimate(found.scores(choice)) for choice in CHOICES}
@@ -65,9 +86,7 @@ def summarise(gathered: Gathered) -> dict[str, dict[str, dict[str, Estimate]]]:
     }
 
 
-def plain_summary(
-    gathered: Gathered, summary: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
-) -> dict[str, Any]:
+def plain_summary(gathered: Gathered, estimates: Estimates) -> dict[str, object]:
     """Return the numbers of a report as plain types."""
     return {
         "experiment": gathered.experiment.name,
@@ -78,11 +97,11 @@ def plain_summary(
             family: {
                 arm: {
                     "seeds": [run.seed for run in gathered.arms[family][arm].runs],
-                    **{choice: vars(found) for choice, found in estimates.items()},
+                    **{choice: asdict(found) for choice, found in of_arm.items()},
                 }
-                for arm, estimates in arms.items()
+                for arm, of_arm in arms.items()
             }
-            for family, arms in summary.items()
+            for family, arms in estimates.items()
         },
     }
 
@@ -101,7 +120,9 @@ def _label(gathered: Gathered) -> str:
     return gathered.experiment.metric.replace("after_", "").replace("_", " ")
 
 
-def _table(arms: Mapping[str, ArmResults], summary: Mapping[str, Mapping[str, Estimate]]) -> Table:
+def _table(
+    arms: Mapping[str, ArmResults], estimates: Mapping[str, Mapping[str, Estimate]]
+) -> Table:
     if next(iter(arms.values())).axis == "environment steps":
         return _fine_tuning_table(arms)
     header = ("arm", "seeds", "final", "best", "mean return, final", "best behaviour", "random")
@@ -110,7 +131,7 @@ def _table(arms: Mapping[str, ArmResults], summary: Mapping[str, Mapping[str, Es
         returns = [result["after_adaptation"]["return"] for result in arm.results]
         known = (arm.best_behaviour, arm.random)
         cells = ["-" if value is None else f"{value:.1f}" for value in (np.mean(returns), *known)]
-        numbers = [str(summary[name][choice]) for choice in CHOICES]
+        numbers = [str(estimates[name][choice]) for choice in CHOICES]
         rows.append([arm.label, str(len(arm.runs)), *numbers, *cells])
     return Table(header, rows)
 
@@ -127,58 +148,56 @@ def _fine_tuning_table(arms: Mapping[str, ArmResults]) -> Table:
     return Table(header, rows)
 
 
-def _pictures(
-    gathered: Gathered, summary: Mapping[str, Mapping[str, Mapping[str, Estimate]]], folder: Path
-) -> Iterator[Block]:
-    order = {arm: place for place, arm in enumerate(gathered.experiment.arms)}
-    styles = {arm: figures.style(place) for arm, place in order.items()}
+def _pictures(gathered: Gathered, estimates: Estimates, folder: Path) -> Iterator[Block]:
+    """Draw all pictures, and yield them with their headings."""
     present = {arm for arms in gathered.arms.values() for arm in arms}
-    labels = {arm: value.label for arm, value in gathered.experiment.arms.items() if arm in present}
+    styles = {  # by the place in the experiment: an arm's colour is the same in every report
+        name: figures.Style.of(place, arm.label)
+        for place, (name, arm) in enumerate(gathered.experiment.arms.items())
+        if name in present
+    }
     label = _label(gathered)
     yield Heading("Learning curves")
     for family, arms in gathered.arms.items():
         path = folder / f"curves_{family}.png"
         figures.learning_curves(arms, styles, path, title=family, label=label)
         yield Picture(path, f"{family}: interquartile mean over seeds and tasks, 95 % bands")
-    yield from _against(gathered, summary, folder)
+    yield from _against(gathered, estimates, folder)
     yield Heading("Final and best, with intervals")
     for choice in CHOICES:
         path = folder / f"intervals_{choice}.png"
-        values = {f: {a: each[choice] for a, each in arms.items()} for f, arms in summary.items()}
-        figures.intervals(values, labels, styles, path, label=f"{label}, {choice}")
+        values = {f: {a: each[choice] for a, each in arms.items()} for f, arms in estimates.items()}
+        figures.intervals(values, styles, path, label=f"{label}, {choice}")
         yield Picture(path, f"{choice}: interquartile mean and 95 % interval")
     scores = joined_scores(gathered)
     if scores:
         path = folder / "profiles.png"
-        named = {arm: figures.marked(labels[arm], len(scores[arm])) for arm in scores}
-        figures.profiles(scores, named, styles, path, label=label)
+        figures.profiles(scores, styles, path, label=label)
         yield Picture(path, "Performance profiles of final scores, all families together")
-        absent = [labels[arm] for arm in labels if arm not in scores]
+        absent = [style.label for arm, style in styles.items() if arm not in scores]
         if absent:
             yield Text(
                 f"Not in the profiles, because their seeds differ between families: "
                 f"{', '.join(absent)}.",
                 note=True,
             )
-    yield from _improvement(gathered)
 
 
-def _against(
-    gathered: Gathered, summary: Mapping[str, Mapping[str, Mapping[str, Estimate]]], folder: Path
-) -> Iterator[Block]:
+def _against(gathered: Gathered, estimates: Estimates, folder: Path) -> Iterator[Block]:
     """Yield the picture of an experiment that varies one thing between its arms."""
     wanted = gathered.experiment.against
-    for family, arms in summary.items() if wanted else ():
-        assert wanted is not None
+    if wanted is None:
+        return
+    for family, arms in estimates.items():
         path = folder / f"against_{family}.png"
-        final = {arm: estimates["final"] for arm, estimates in arms.items()}
+        final = {arm: of_arm["final"] for arm, of_arm in arms.items()}
         labels = (wanted.label, f"{_label(gathered)}, final")
         figures.against(final, wanted.lines, path, title=family, labels=labels)
         yield Heading(f"Against {wanted.label}")
         yield Picture(path, f"{family}: final, interquartile mean and 95 % interval")
 
 
-def joined_scores(gathered: Gathered) -> dict[str, Any]:
+def joined_scores(gathered: Gathered) -> dict[str, Array]:
     """Return arm -> final scores [S, tasks of all families], of arms with equal seeds everywhere.
 
     Raw returns of different families are not joined: with more than one family nothing is returned
@@ -231,5 +250,5 @@ def _origins(gathered: Gathered) -> Iterator[Block]:
         )
 
 
-def _all(results: Any, key: str) -> str:
+def _all(results: Sequence[ResultFile], key: Literal["dataset_checksum", "commit"]) -> str:
     return ", ".join(sorted({str(result.get(key)) for result in results}))

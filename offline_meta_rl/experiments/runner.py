@@ -1,10 +1,10 @@
 """Run what a plan holds: skip what is finished, continue what was interrupted, name what failed.
 
-Every worker takes runs from a queue and waits for their processes: the first one in this thread,
-the others in threads of their own. Ctrl-C and SIGTERM
-are handed on: every process finishes its outer step and writes a checkpoint, and the same command
-goes on later. A process inherits its run's lock, so a run whose runner was killed is not started
-twice.
+Runs go to workers: the GPUs of this machine, or else its cores. Every worker takes runs from a
+queue and waits for their processes: the first one in this thread, the others in threads of their
+own. Ctrl-C and SIGTERM are handed on: every process finishes its outer step and writes a
+checkpoint, and the same command goes on later. A process inherits its run's lock, so a run whose
+runner was killed is not started twice.
 """
 
 import os
@@ -16,38 +16,117 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from offline_meta_rl.common.files import read_json
 from offline_meta_rl.experiments.plan import INTERRUPTED_CODES, Run
 from offline_meta_rl.experiments.states import (
     State,
     begin,
-    check_settings,
+    check_begun,
     end,
     last_lines,
-    read_json,
     state_of,
     try_lock,
 )
-from offline_meta_rl.experiments.workers import Worker, bound_to
 
 Launch = Callable[[Sequence[str], Mapping[str, str], IO[str], Sequence[int]], int]
 """Runs one command: arguments of ``lightning``, variables, log, files to keep open -> exit code."""
 
-
 LOCK_TRIES = 10
+
+
+@dataclass(frozen=True)
+class Worker:
+    """A place for one run at a time.
+
+    Attributes:
+        cores: Cores that its processes may use; empty where they cannot be bound to cores.
+        gpu: Index of its GPU among the visible ones; None without one.
+    """
+
+    cores: tuple[int, ...]
+    gpu: str | None = None
+
+    def __str__(self) -> str:
+        """Return the place in words."""
+        cores = f"core {','.join(map(str, self.cores))}" if self.cores else "any core"
+        return cores if self.gpu is None else f"GPU {self.gpu}, {cores}"
+
+    def environment(self) -> dict[str, str]:
+        """Return variables for the processes; those that are set already win."""
+        threads = str(max(1, len(self.cores)))
+        wanted = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        found = {key: os.environ.get(key, value) for key, value in wanted.items()}
+        return found if self.gpu is None else {**found, "CUDA_VISIBLE_DEVICES": self.gpu}
+
+
+def find_workers(count: int | None = None) -> list[Worker]:
+    """Return one worker for each GPU, or else for each core.
+
+    Args:
+        count: Number of workers. Several may share a GPU; fewer workers than cores get several
+            cores each.
+
+    Raises:
+        ValueError: A count below 1.
+    """
+    if count is not None and count < 1:
+        raise ValueError(f"--workers: expected at least 1, found {count}.")
+    cores, gpus = available_cores(), visible_gpus()
+    number = count or len(gpus) or max(1, len(cores))
+    shares = [tuple(cores[index::number]) for index in range(number)]
+    if len(cores) < number:
+        shares = [(cores[index % len(cores)],) if cores else () for index in range(number)]
+    return [
+        Worker(share, gpus[index % len(gpus)] if gpus else None)
+        for index, share in enumerate(shares)
+    ]
+
+
+def available_cores() -> list[int]:
+    """Return the cores that this process may use; empty where that is not known."""
+    return sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
+
+
+def visible_gpus() -> list[str]:
+    """Return the names that CUDA_VISIBLE_DEVICES may have, one for each GPU."""
+    import torch
+
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        names = [name.strip() for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",")]
+        hidden = [index for index, name in enumerate(names) if name in ("", "-1")]
+        return names[: hidden[0]] if hidden else names  # CUDA reads up to the first invalid one
+    return [str(index) for index in range(torch.cuda.device_count())]
+
+
+@contextmanager
+def bound_to(worker: Worker) -> Iterator[None]:
+    """Bind the calling thread, and the processes that it starts, to a worker's cores."""
+    before = available_cores()
+    if worker.cores and before:
+        os.sched_setaffinity(0, worker.cores)  # of this thread alone
+    try:
+        yield
+    finally:
+        if worker.cores and before:
+            os.sched_setaffinity(0, before)
 
 
 class Runner:
     """Runs a plan on workers.
 
     Args:
-        runs: of a plan.
-        workers: where.
-        retry_failed: also run what failed before.
-        launch: how a command is run; None for a process.
-        say: prints a line.
+        runs: Runs of a plan.
+        workers: Where they run.
+        retry_failed: Also run what failed before.
+        launch: Runs one command; None for a process.
+        say: Prints a line.
+
+    Raises:
+        ValueError: A run that was begun with other settings.
     """
 
     def __init__(
@@ -63,9 +142,8 @@ class Runner:
         self.launch: Launch = launch or self._process
         again = {State.WAITING, State.INTERRUPTED} | ({State.FAILED} if retry_failed else set())
         states = [state_of(run) for run in runs]
-        for run, state in zip(runs, states, strict=True):
-            if state != State.WAITING and (run.folder / "run.json").is_file():
-                check_settings(run, read_json(run.folder / "run.json")["settings"])
+        for run in runs:
+            check_begun(run)
         self.todo = [run for run, state in zip(runs, states, strict=True) if state in again]
         self.stopping = threading.Event()
         self._processes: set[subprocess.Popen[str]] = set()
@@ -150,7 +228,11 @@ class Runner:
         return 0
 
     def _process(
-        self, arguments: Sequence[str], variables: Mapping[str, str], log: IO[str], kept: Any
+        self,
+        arguments: Sequence[str],
+        variables: Mapping[str, str],
+        log: IO[str],
+        kept: Sequence[int],
     ) -> int:
         with subprocess.Popen(
             [sys.executable, "-m", "offline_meta_rl", *arguments],
@@ -173,7 +255,7 @@ class Runner:
     def _signals(self) -> Iterator[None]:
         """Hand Ctrl-C and SIGTERM on to the processes while the block runs."""
 
-        def stop(*_: Any) -> None:
+        def stop(*_: object) -> None:
             if not self.stopping.is_set():
                 self.say("Stopping when every run has written its checkpoint.")
             self.stopping.set()

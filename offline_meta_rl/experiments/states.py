@@ -10,12 +10,36 @@ import secrets
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TypedDict, cast
 
-from offline_meta_rl.common.files import write_json
+from offline_meta_rl.common.files import read_json, write_json
 from offline_meta_rl.experiments.plan import INTERRUPTED_CODES, Run
 
 TAIL_LINES = 12
+
+
+class Settings(TypedDict):
+    """What a run was begun with (``Run.settings``).
+
+    Attributes:
+        commands: Arguments of ``lightning``, of one call after the other; folders left out.
+        configs: Name of a config's file -> digest of its content.
+    """
+
+    commands: list[list[str]]
+    configs: dict[str, str]
+
+
+class Status(TypedDict, total=False):
+    """Content of ``status.json``.
+
+    Attributes:
+        exit_code: Of the last process; None while it runs, or where it ended without a word.
+        seconds: Of all processes of the run together.
+    """
+
+    exit_code: int | None
+    seconds: float
 
 
 class State(StrEnum):
@@ -36,7 +60,7 @@ def state_of(run: Run) -> State:
     if lock is None:
         return State.RUNNING
     lock.close()
-    code = read_json(run.folder / "status.json").get("exit_code")
+    code = _status(run).get("exit_code")
     if code == 0 and all((run.folder / name).is_file() for name in run.results):
         return State.FINISHED
     if code is None or code < 0 or code in INTERRUPTED_CODES:
@@ -48,9 +72,12 @@ def try_lock(folder: Path, *, shared: bool = False) -> IO[str] | None:
     """Take a run's lock; None if another process has it. Closing the file gives it back.
 
     Args:
-        folder: of the run.
-        shared: only look; several processes may do that at once.
+        folder: Folder of the run.
+        shared: Only look; several processes may do that at once.
     """
+    # Not filelock: the process that trains inherits this open file, and with it the lock. So the
+    # run stays locked if its runner is killed, and is not started a second time on the same
+    # checkpoints. And whoever only looks must not take the lock away from a runner.
     import fcntl  # POSIX only
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,29 +97,36 @@ def begin(run: Run) -> str:
         The run's id, for trackers: the same after a resume.
 
     Raises:
-        ValueError: other settings; shows the difference.
+        ValueError: Other settings; shows the difference.
     """
+    check_begun(run)
     path = run.folder / "run.json"
-    content = {**run.identity, "label": run.label, "method": run.method, "steps": run.steps}
-    content |= {"settings": run.settings(), "results": run.results[-1], "id": secrets.token_hex(4)}
-    if path.is_file():
-        before = read_json(path)
-        check_settings(run, before["settings"])
-        content["id"] = before["id"]
+    name = read_json(path).get("id") or secrets.token_hex(4)
+    content = {
+        **run.identity,
+        "label": run.label,
+        "method": run.method,
+        "steps": run.steps,
+        "settings": run.settings(),
+        "results": run.results[-1],
+        "id": name,
+    }
     write_json(path, content)
-    status = read_json(run.folder / "status.json")
-    write_json(run.folder / "status.json", {**status, "exit_code": None})
-    return str(content["id"])
+    write_json(run.folder / "status.json", {**_status(run), "exit_code": None})
+    return str(name)
 
 
-def check_settings(run: Run, before: Any) -> None:
-    """Check that a run's settings are those that it was begun with.
+def check_begun(run: Run) -> None:
+    """Check that a run's settings are those that it was begun with, if it was.
 
     Raises:
-        ValueError: they differ; shows where.
+        ValueError: They differ; shows where.
     """
-    now = json.loads(json.dumps(run.settings()))
-    if now == before:
+    before = cast(Settings | None, read_json(run.folder / "run.json").get("settings"))
+    if before is None:
+        return
+    now = cast(Settings, json.loads(json.dumps(run.settings())))
+    if before == now:
         return
     changed = [
         name
@@ -112,23 +146,12 @@ def check_settings(run: Run, before: Any) -> None:
 
 def end(run: Run, exit_code: int, seconds: float) -> None:
     """Write down how a run's process ended; seconds add up over resumes."""
-    before = read_json(run.folder / "status.json").get("seconds") or 0.0
+    before = _status(run).get("seconds") or 0.0
     write_json(run.folder / "status.json", {"exit_code": exit_code, "seconds": before + seconds})
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Return a JSON file's content; nothing if it is not there.
-
-    Raises:
-        ValueError: it is not JSON.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}). Delete it or restore it.") from error
-    return content
+def _status(run: Run) -> Status:
+    return cast(Status, read_json(run.folder / "status.json"))
 
 
 def last_lines(run: Run, count: int = TAIL_LINES) -> str:
@@ -142,7 +165,8 @@ def measured_speeds(runs: Sequence[Run]) -> dict[str, float]:
     """Return ``family/arm`` -> outer steps a second of finished runs, evaluations included."""
     speeds: dict[str, list[float]] = {}
     for run in runs:
-        status = read_json(run.folder / "status.json")
-        if status.get("exit_code") == 0 and status.get("seconds"):
-            speeds.setdefault(f"{run.family}/{run.arm}", []).append(run.steps / status["seconds"])
+        status = _status(run)
+        seconds = status.get("seconds")
+        if status.get("exit_code") == 0 and seconds:
+            speeds.setdefault(f"{run.family}/{run.arm}", []).append(run.steps / seconds)
     return {key: sum(values) / len(values) for key, values in speeds.items()}

@@ -5,12 +5,12 @@ grouped by ``Group``, which is experiment/family/arm: every arm is one line with
 Needs the extra ``workspace``.
 """
 
-import importlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Protocol
 
 import yaml
 
+from offline_meta_rl.common.extras import require
 from offline_meta_rl.common.wandb_login import logged_in
 from offline_meta_rl.experiments.specification import Experiment, choose
 
@@ -25,26 +25,54 @@ SECTIONS = {
 }
 
 
-def workspaces(experiment: Experiment, scale: str, entity: str, project: str) -> list[Any]:
+class Workspace(Protocol):
+    """What is used of ``wandb_workspaces.workspaces.Workspace``."""
+
+    @property
+    def url(self) -> str:
+        """Address of the saved view."""
+
+    def save(self) -> "Workspace":
+        """Send the view; return it with its address."""
+
+
+def workspaces(experiment: Experiment, scale: str, entity: str, project: str) -> list[Workspace]:
     """Return one ``wandb_workspaces.workspaces.Workspace`` for each family; nothing is sent.
 
     Args:
-        experiment: whose runs are shown.
-        scale: whose runs are shown.
-        entity: user or team.
-        project: of the runs.
+        experiment: Experiment whose runs are shown.
+        scale: Scale whose runs are shown.
+        entity: User or team.
+        project: Project of the runs.
 
     Raises:
-        ValueError: an unknown scale, or wandb-workspaces is not installed.
+        ValueError: An unknown scale.
+        ImportError: wandb-workspaces is not installed.
     """
     choose("scale", [scale], list(experiment.scales))
-    spaces = _module("wandb_workspaces.workspaces")
+    spaces = require("wandb_workspaces.workspaces", "workspace")
+    reports = require("wandb_workspaces.reports.v2", "workspace")
+
+    def panel(metric: str) -> object:
+        return reports.LinePlot(
+            title=metric,
+            x=STEPS,
+            y=[metric],
+            log_x=metric.startswith("eval/"),
+            title_x="outer steps",
+            groupby_aggfunc="mean",
+            groupby_rangefunc="stderr",
+        )
+
     return [
         spaces.Workspace(
             entity=entity,
             project=project,
             name=f"{experiment.name}, {family}, {scale}",
-            sections=[_section(name, metrics) for name, metrics in SECTIONS.items()],
+            sections=[
+                spaces.Section(name=name, panels=[panel(m) for m in metrics], is_open=True)
+                for name, metrics in SECTIONS.items()
+            ],
             runset_settings=spaces.RunsetSettings(
                 filters=[spaces.Tags().isin([tag]) for tag in (experiment.name, scale, family)],
                 groupby=[spaces.Metric("Group")],
@@ -54,29 +82,11 @@ def workspaces(experiment: Experiment, scale: str, entity: str, project: str) ->
     ]
 
 
-def _section(name: str, metrics: tuple[str, ...]) -> Any:
-    spaces = _module("wandb_workspaces.workspaces")
-    reports = _module("wandb_workspaces.reports.v2")
-    panels = [
-        reports.LinePlot(
-            title=metric,
-            x=STEPS,
-            y=[metric],
-            log_x=metric.startswith("eval/"),
-            title_x="outer steps",
-            groupby_aggfunc="mean",
-            groupby_rangefunc="stderr",
-        )
-        for metric in metrics
-    ]
-    return spaces.Section(name=name, panels=panels, is_open=True)
-
-
 def upload(experiment: Experiment, scale: str, entity: str, project: str) -> list[str]:
     """Save the workspaces for a logged-in user; return their addresses. Never asks for a login.
 
     Raises:
-        ValueError: nobody is logged in.
+        ValueError: Nobody is logged in, or an unknown scale.
     """
     if not logged_in():
         raise ValueError(
@@ -87,29 +97,19 @@ def upload(experiment: Experiment, scale: str, entity: str, project: str) -> lis
     return [str(each.save().url) for each in made]
 
 
-def _module(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ValueError(
-            f"The dashboard needs wandb-workspaces ({error}). Install it: pip install "
-            "'offline_meta_rl[workspace]'."
-        ) from error
-
-
 ARGUMENTS = "${args}"  # W&B puts --index=NUMBER here
 
 
 def sweep_file(
-    experiment: Experiment, name: str, count: int, selection: Mapping[str, Sequence[Any]]
+    experiment: Experiment, name: str, count: int, selection: Mapping[str, Sequence[str | int]]
 ) -> str:
     """Return the YAML of a grid over all runs; each of its agents does one run at a time.
 
     Args:
-        experiment: what is run.
-        name: as on the command line.
-        count: runs of the plan.
-        selection: option -> values, the same that the plan was made with.
+        experiment: What is run.
+        name: Name of the experiment, as on the command line.
+        count: Number of runs of the plan.
+        selection: Option -> values, the same that the plan was made with.
     """
     options = [
         str(part)

@@ -32,7 +32,8 @@ def write_experiment(folder: Path, **changes: Any) -> Experiment:
         "arms": {
             "ours": {
                 "label": "Ours",
-                "configs": ["ours_{family}", "of_arm"],
+                "configs": ["ours_{family}"],
+                "overlays": ["of_arm"],
                 "scales": {"tiny": {"overlays": ["of_arm_and_scale"], "overrides": {"x": 3}}},
             },
             "theirs": {"label": "Theirs", "configs": ["theirs_{family}"]},

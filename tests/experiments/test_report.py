@@ -18,6 +18,7 @@ from offline_meta_rl.experiments import figures, report
 from offline_meta_rl.experiments.command import main
 from offline_meta_rl.experiments.curves import fine_tuning_curve, training_curve
 from offline_meta_rl.experiments.gather import Gathered, gather
+from offline_meta_rl.experiments.page import Heading, Picture, Table, Text, write_page
 from offline_meta_rl.experiments.plan import Run
 from offline_meta_rl.experiments.report import write_report
 from offline_meta_rl.experiments.specification import Experiment
@@ -271,6 +272,29 @@ def test_html_is_escaped(tmp_path: Path) -> None:
     page = write_report(gather(experiment, runs), tmp_path / "report").read_text()
     assert "<b>" not in page
     assert "&lt;b&gt;bold&lt;/b&gt; &amp; more" in page
+
+
+def test_a_page_marks_code_and_numbers_and_escapes_the_rest(tmp_path: Path) -> None:
+    picture = tmp_path / "a.png"
+    picture.write_bytes(b"png")
+    blocks = [
+        Heading('A "title"', 1),
+        Text("see `<x>` & more"),
+        Text("two\nlines", note=True),
+        Table(("name", "1"), [["a|b", "-1.5 [0, 2]"], ["</td>", "n/a"]]),
+        Picture(picture, 'a "caption"'),
+    ]
+    text = write_page(blocks, tmp_path).read_text()
+    assert "<title>A &#34;title&#34;</title>" in text
+    assert "<p>see <code>&lt;x&gt;</code> &amp; more</p>" in text
+    assert '<pre class="note">two\nlines</pre>' in text
+    assert "<tr><th>name</th><th>1</th></tr>" in text
+    assert '<tr><td>a|b</td><td class="number">-1.5 [0, 2]</td></tr>' in text
+    assert "<tr><td>&lt;/td&gt;</td><td>n/a</td></tr>" in text
+    assert 'alt="a &#34;caption&#34;" src="data:image/png;base64,cG5n"' in text
+    markdown = (tmp_path / "report.md").read_text()
+    assert "> two\n> lines" in markdown
+    assert "| a\\|b | -1.5 [0, 2] |" in markdown
 
 
 def test_profiles_join_families_of_equal_seeds(gathered: Gathered) -> None:

@@ -19,7 +19,7 @@ from offline_meta_rl import cli
 from offline_meta_rl.experiments.command import main
 from offline_meta_rl.experiments.plan import Run, plan
 from offline_meta_rl.experiments.reading import load_experiment
-from offline_meta_rl.experiments.runner import Runner
+from offline_meta_rl.experiments.runner import Runner, Worker
 from offline_meta_rl.experiments.states import (
     State,
     begin,
@@ -28,7 +28,6 @@ from offline_meta_rl.experiments.states import (
     state_of,
     try_lock,
 )
-from offline_meta_rl.experiments.workers import Worker
 from tests.experiments.sample import finish, plan_of, result, scores_of, write_experiment
 from tests.methods import tiny
 

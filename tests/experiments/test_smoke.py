@@ -13,8 +13,7 @@ from offline_meta_rl.experiments.gather import gather
 from offline_meta_rl.experiments.plan import Run, plan
 from offline_meta_rl.experiments.reading import experiment_names, load_experiment
 from offline_meta_rl.experiments.report import write_report
-from offline_meta_rl.experiments.runner import Runner
-from offline_meta_rl.experiments.workers import Worker
+from offline_meta_rl.experiments.runner import Runner, Worker
 from tests.helpers import merged
 from tests.test_configs import HORIZON, SMALL
 

@@ -1,5 +1,6 @@
 """Experiments are read from YAML, planned in a fixed order, and mistakes are named."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,10 +12,11 @@ import pytest
 import yaml
 
 from offline_meta_rl.common.configs import with_includes
-from offline_meta_rl.experiments import reading, workers
+from offline_meta_rl.experiments import reading, runner
 from offline_meta_rl.experiments.command import main
 from offline_meta_rl.experiments.plan import estimate_hours, plan
 from offline_meta_rl.experiments.reading import experiment_names, load_experiment
+from offline_meta_rl.experiments.specification import Layer
 from tests.experiments.sample import plan_of, write_experiment
 from tests.helpers import merged
 
@@ -54,7 +56,7 @@ def test_every_figure_and_table_is_there() -> None:
 @pytest.mark.parametrize("name", sorted(PAPER))
 def test_every_overlay_is_used_and_every_key_exists(name: str) -> None:
     experiment = load_experiment(name)
-    named = {config for arm in experiment.arms.values() for config in arm.configs}
+    named = {config for arm in experiment.arms.values() for config in arm.overlays}
     named |= {
         o for arm in experiment.arms.values() for s in arm.scales.values() for o in s.overlays
     }
@@ -63,10 +65,10 @@ def test_every_overlay_is_used_and_every_key_exists(name: str) -> None:
     for path in experiment.folder.glob("*.yaml"):
         if path.stem != "experiment":
             assert set(yaml.safe_load(path.read_text())) <= {"model", "data", "trainer"}
-    for arm in experiment.arms.values():
+    for arm in experiment.arms:
         for family in experiment.families:
             for scale in experiment.scales:
-                plan(experiment, scale, Path("runs"), arms=[arm.name], families=[family])
+                plan(experiment, scale, Path("runs"), arms=[arm], families=[family])
 
 
 @pytest.mark.parametrize("name", sorted(PAPER))
@@ -74,11 +76,11 @@ def test_arms_are_given_the_same_data(name: str) -> None:
     experiment = load_experiment(name)
     for family in experiment.families:
         found = {}
-        for arm in experiment.arms.values():
-            paths = experiment.configs(arm.configs[0], family)
+        for name, arm in experiment.arms.items():
+            paths = experiment.configs(arm.configs, family)
             base = merged(file for path in paths for file in with_includes(path))
             keys = ("env", "path", "transitions_per_stage", "task_seed", "collect_seed")
-            found[arm.name] = [base["data"]["init_args"].get(key) for key in keys]
+            found[name] = [base["data"]["init_args"].get(key) for key in keys]
         first = next(iter(found.values()))
         assert {arm: data for arm, data in found.items() if data != first} == {}
 
@@ -148,27 +150,103 @@ def test_unknown_scale_experiment_and_config(experiment: Any, tmp_path: Path) ->
     ("changes", "message"),
     [
         ({"metrik": "x"}, r"unknown: metrik"),
-        ({"against": {"label": "x", "lines": {"a": {1: "b"}}}}, r"unknown arms b: expected ours"),
-        ({"metric": "loss"}, r"metric: expected one of .*, found 'loss'"),
-        ({"arms": {"a": {"configs": []}}}, r"arm a: .* missing: label"),
-        ({"scales": {"tiny": {"seeds": [0]}}}, r"scale tiny: .* missing: steps"),
+        (
+            {"against": {"label": "x", "lines": {"a": {1: "b"}}}},
+            r"against\.lines: expected arms ours, theirs; unknown: b",
+        ),
+        ({"metric": "loss"}, r"metric: expected '.*' or '.*', found 'loss'"),
+        ({"arms": {"a": {"configs": []}}}, r"arms\.a: expected keys configs, .*; missing: label"),
+        ({"scales": {"tiny": {"seeds": [0]}}}, r"scales\.tiny: expected keys .*; missing: steps"),
         (
             {"arms": {"a": {"label": "A", "configs": [], "scales": {"tinny": {}}}}},
-            r"arm a: scales: expected keys tiny; unknown: tinny",
+            r"arms\.a\.scales: expected scales tiny; unknown: tinny",
         ),
         (
             {"after": [{"command": "x", "configs": [], "result": "y", "minutes": {"big": 1}}]},
-            r"after: x: scales: expected keys tiny; unknown: big",
+            r"after: x: scales: expected scales tiny; unknown: big",
         ),
         (
             {"scales": {"tiny": {"seeds": [0], "steps": 1, "methods": {"A": {"b": 1}}}}},
-            "unknown: b",
+            r"yaml \(scales also of .*shared\.yaml\): scales\.tiny\.methods\.A: .*; unknown: b",
+        ),
+        ({"scales": {"tiny": {"seeds": [0], "steps": 0}}}, "steps: expected at least 1, found 0"),
+        ({"scales": {"tiny": None}}, r"scales\.tiny: expected a dictionary .*, found None"),
+        ({"families": "ant", "arms": 3}, r"families: .*found 'ant'; arms: .*, found 3"),
+        (
+            {"after": [{"command": "x", "configs": [], "result": "y", "minute": {}}]},
+            r"after\.0: expected keys command, .*; unknown: minute",
+        ),
+        (
+            {"against": {"label": "x", "line": {}, "lines": {}}},
+            r"against: expected keys label, lines; unknown: line",
+        ),
+        (
+            {"arms": {"a": {"label": "A", "configs": [], "scales": {"tiny": {"steps": "many"}}}}},
+            r"arms\.a\.scales\.tiny\.steps: expected a valid integer.*, found 'many'",
         ),
     ],
 )
 def test_malformed_experiments(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=message):
         write_experiment(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("title: [", "is not YAML: .*Correct it"), ("- 1", r"expected keys and values, found \[1\]")],
+)
+def test_other_files_are_refused(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "experiment.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        load_experiment(str(path))
+
+
+def test_own_scales_lie_on_top_of_the_shared_ones(tmp_path: Path) -> None:
+    write_experiment(tmp_path)
+    folder = tmp_path / "configs" / "experiments"
+    shared = {
+        "seeds": [7],
+        "steps": 1,
+        "environment": {"A": 1},
+        "overlays": ["of_arm"],
+        "overrides": {"x": 5, "z": {"deep": 1}},
+        "methods": {"Macaw": {"overlays": ["of_family"], "steps": 3}, "Pearl": {"steps": 2}},
+    }
+    content = {"scales": {"tiny": shared, "other": shared}}
+    (folder / "shared" / "shared.yaml").write_text(yaml.safe_dump(content))
+    scales = load_experiment(str(folder / "small")).scales
+    assert set(scales) == {"tiny", "other"}
+    tiny = scales["tiny"]
+    assert (tiny.seeds, tiny.steps, tiny.environment) == ((0, 1, 2), 8, {"A": "1"})
+    assert tiny.overlays == ("of_arm", "all")
+    assert tiny.overrides == {"x": 1, "y": None, "z": {"deep": 1}}
+    assert tiny.methods["Macaw"] == Layer(("of_family", "of_method"), {"x": 2}, 3)
+    assert tiny.methods["Pearl"] == Layer(steps=2)
+    assert scales["other"].seeds == (7,)
+
+
+def test_several_configs_make_a_whole_one(tmp_path: Path) -> None:
+    arm = {"label": "A", "configs": ["methods/{family}", "families/{family}", "ours_{family}"]}
+    experiment = write_experiment(tmp_path, arms={"a": arm | {"overlays": ["of_arm"]}})
+    for kind, content in (("methods", {"model": {"class_path": "CQL"}}), ("families", {})):
+        path = tmp_path / "configs" / kind / "robot.yaml"
+        path.parent.mkdir()
+        path.write_text(yaml.safe_dump(content))
+    run, *_ = plan_of(experiment, tmp_path, families=["robot"])
+    assert run.method == "Macaw"  # of ours_robot, which wins
+    assert files(run.commands[0]) == ["robot", "robot", "ours_robot", "all", "of_method", "of_arm"]
+    settings = json.loads(json.dumps(run.settings()))
+    names = ["methods/robot.yaml", "families/robot.yaml", "ours_robot.yaml"]
+    assert list(settings["configs"])[:3] == names  # two files of one name are two files
+    assert settings["commands"][0][1:6:2] == ["--config"] * 3
+    assert settings["commands"][0][2:7:2] == names
+    (tmp_path / "configs" / "ours_robot.yaml").write_text("{}")
+    run, *_ = plan_of(experiment, tmp_path, families=["robot"])
+    assert run.method == "CQL"
+    (tmp_path / "configs" / "methods" / "robot.yaml").write_text("{}")
+    with pytest.raises(ValueError, match=r"arm a of small: expected model\.class_path in one of"):
+        plan_of(experiment, tmp_path, families=["robot"])
 
 
 @pytest.mark.parametrize("by_folder", [True, False])
@@ -232,8 +310,8 @@ def test_commands_print_plans_and_sweeps(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(workers, "available_cores", lambda: [4, 5])
-    monkeypatch.setattr(workers, "visible_gpus", list)
+    monkeypatch.setattr(runner, "available_cores", lambda: [4, 5])
+    monkeypatch.setattr(runner, "visible_gpus", list)
     main(["list"])
     assert "figure5_sparsity: Figure 5, right" in capsys.readouterr().out
     main(["plan", "figure3", "--arms", "macaw", "--families", "walker", "--seeds", "4", "5"])

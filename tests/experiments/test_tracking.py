@@ -2,6 +2,7 @@
 
 import json
 import struct
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -174,9 +175,9 @@ def test_uploading_asks_nobody(
 
 
 def test_without_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> Any:
-        raise ImportError(f"No module named {name!r}")
-
-    monkeypatch.setattr(workspace.importlib, "import_module", missing)
-    with pytest.raises(ValueError, match=r"needs wandb-workspaces .* Install it: pip install"):
+    monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
+    with pytest.raises(
+        ImportError,
+        match=r'needs wandb_workspaces .* Install it with `pip install "offline_meta_rl\[workspac',
+    ):
         workspaces(write_experiment(tmp_path), "tiny", "someone", "p")
