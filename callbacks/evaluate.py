@@ -22,8 +22,8 @@ from offline_meta_rl.evaluation.measure import (
     film_first_task,
     measure,
 )
-from offline_meta_rl.evaluation.protocol import Protocol
-from offline_meta_rl.evaluation.result_files import Evaluation, HistoryPoint, ResultFile
+from offline_meta_rl.evaluation.protocol import Protocol, ResultContent
+from offline_meta_rl.evaluation.result_files import HistoryPoint, ResultFile
 from offline_meta_rl.reports.results import (
     history_point,
     result_metrics,
@@ -91,7 +91,7 @@ class Evaluate(lightning.Callback):
         self.history: list[HistoryPoint] = []
         self._wall_time = self._evaluation_time = 0.0
         self._train_start: float | None = None
-        self._latest: Evaluation
+        self._latest: ResultContent
 
     @property
     def state_key(self) -> str:
@@ -178,7 +178,7 @@ class Evaluate(lightning.Callback):
         start = time.perf_counter()
         fitting = trainer.state.fn == "fit"
         step = trainer.global_step if fitting else self._restore(trainer)
-        content: Evaluation | None = None
+        content: ResultContent | None = None
         if trainer.is_global_zero:
             result = measure(
                 pl_module, datamodule_of(trainer), self.protocol, num_threads=self.num_threads

@@ -1,22 +1,49 @@
-"""The progress bar of the tools."""
+"""Progress bars of everything that is not training, and the clock that measures training."""
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
-@contextlib.contextmanager
-def progress_bar(label: str, total: int) -> Iterator[Callable[[], None]]:
-    """Show a bar on standard error, where it disturbs no output, if that is a terminal.
+class Advance(Protocol):
+    """Moves a bar on."""
 
-    Yields:
-        A function that advances the bar by one.
-    """
+    def __call__(self, count: int = 1) -> None:
+        """Move on by ``count`` of the bar's total."""
+
+
+def no_progress(count: int = 1) -> None:
+    """Show nothing, where nobody asked for a bar."""
+
+
+class Bars:
+    """Bars below each other; see ``progress_bars``."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def add(self, label: str, total: int | None) -> Advance:
+        """Add a bar that stays; a total of None means that nobody knows it."""
+        task = self._progress.add_task(label, total=total)
+        return lambda count=1: self._progress.advance(task, count)
+
+    @contextlib.contextmanager
+    def passing(self, label: str, total: int | None) -> Iterator[Advance]:
+        """Show a bar for one part of the work, gone when the part is done."""
+        task = self._progress.add_task(label, total=total)
+        yield lambda count=1: self._progress.advance(task, count)
+        self._progress.remove_task(task)
+
+
+@contextlib.contextmanager
+def progress_bars() -> Iterator[Bars]:
+    """Show bars on standard error, where they disturb no output, if that is a terminal."""
     console = Console(stderr=True)
-    bar = Progress(
+    progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -24,9 +51,15 @@ def progress_bar(label: str, total: int) -> Iterator[Callable[[], None]]:
         console=console,
         disable=not console.is_terminal,
     )
-    with bar:
-        task = bar.add_task(label, total=total)
-        yield lambda: bar.advance(task)
+    with progress:
+        yield Bars(progress)
+
+
+@contextlib.contextmanager
+def progress_bar(label: str, total: int) -> Iterator[Advance]:
+    """Show one such bar."""
+    with progress_bars() as bars:
+        yield bars.add(label, total)
 
 
 class StepClock:

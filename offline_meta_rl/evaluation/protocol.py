@@ -5,13 +5,10 @@ Shapes: T evaluated tasks, E episodes of each.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-
-from offline_meta_rl.common.files import Json
-from offline_meta_rl.evaluation.result_files import Evaluation, Reference, Scores, TaskScores
 
 Array = NDArray[np.float64]
 
@@ -93,13 +90,42 @@ class Protocol:
             )
         return list(self.tasks)
 
-    def to_dict(self) -> dict[str, Json]:
+    def to_dict(self) -> dict[str, object]:
         """Return plain types, for result files."""
-        plain: dict[str, Json] = asdict(self)
-        plain["adaptation_steps"] = [int(value) for value in self.adaptation_steps]
-        if not isinstance(self.tasks, str):
-            plain["tasks"] = [int(value) for value in self.tasks]
-        return plain
+        tasks = self.tasks if isinstance(self.tasks, str) else [int(task) for task in self.tasks]
+        steps = [int(num_steps) for num_steps in self.adaptation_steps]
+        return asdict(self) | {"tasks": tasks, "adaptation_steps": steps}
+
+
+TaskReturns = TypedDict(
+    "TaskReturns",
+    {
+        "return": float,
+        "normalised_return": float,
+        "return_std": float,
+        "diverged_episodes": int,
+    },
+)
+"""What one task's episodes returned; the standard deviation is over episodes."""
+
+Summary = TypedDict(
+    "Summary",
+    {"return": float, "normalised_return": float, "per_task": dict[str, TaskReturns]},
+)
+"""Means over tasks, and the same for each task by its index."""
+
+Reference = TypedDict("Reference", {"return": float, "per_task": dict[str, float]})
+"""Mean return of a reference policy, over tasks and for each."""
+
+
+class ResultContent(TypedDict):
+    """The measured part of ``results.json``; what a run adds is written beside it."""
+
+    before_adaptation: Summary
+    after_adaptation: Summary
+    after_n_steps: dict[str, Summary]
+    references: dict[str, Reference]
+    protocol: dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -140,12 +166,12 @@ class EvaluationResult:
             returns, self.references["random"], self.references["best_behaviour"]
         )
 
-    def summary(self, num_steps: int) -> Scores:
+    def summary(self, num_steps: int) -> Summary:
         """Return means over tasks, and the same for each task, as plain types."""
         raw, normalised = self.task_returns(num_steps), self.normalised_returns(num_steps)
         spread = self.returns[num_steps].std(axis=1)
         failed = self.diverged[num_steps].sum(axis=1)
-        per_task: dict[str, TaskScores] = {
+        per_task: dict[str, TaskReturns] = {
             str(task): {
                 "return": float(raw[index]),
                 "normalised_return": float(normalised[index]),
@@ -160,7 +186,7 @@ class EvaluationResult:
             "per_task": per_task,
         }
 
-    def to_dict(self) -> Evaluation:
+    def to_dict(self) -> ResultContent:
         """Return the whole result as plain types, in the layout of ``results.json``."""
         steps = list(self.protocol.adaptation_steps)
         after = {str(num_steps): self.summary(num_steps) for num_steps in steps}

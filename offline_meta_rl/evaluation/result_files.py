@@ -6,39 +6,7 @@ In the files NaN is null. Files of earlier versions may lack what was added late
 from typing import NotRequired, TypedDict
 
 from offline_meta_rl.common.files import Json
-
-TaskScores = TypedDict(
-    "TaskScores",
-    {"return": float, "normalised_return": float, "return_std": float, "diverged_episodes": int},
-)
-"""One task: mean return, its place between random actions (0) and the best behaviour (1), standard
-deviation over episodes, and how many episodes the simulator spoilt."""
-
-Scores = TypedDict(
-    "Scores", {"return": float, "normalised_return": float, "per_task": dict[str, TaskScores]}
-)
-"""Means over all tasks, and each task (its index as text) by itself."""
-
-Reference = TypedDict("Reference", {"return": float, "per_task": dict[str, float]})
-"""Returns of a reference policy: mean over tasks, and each task by itself."""
-
-
-class Evaluation(TypedDict):
-    """Returns before and after adaptation (``EvaluationResult.to_dict``).
-
-    Attributes:
-        before_adaptation: Scores of the policy as it was trained.
-        after_adaptation: Scores after the first of the protocol's numbers of inner steps.
-        after_n_steps: Number of inner steps, as text -> scores.
-        references: Name of a reference policy -> its returns.
-        protocol: Fields of ``Protocol``.
-    """
-
-    before_adaptation: Scores
-    after_adaptation: Scores
-    after_n_steps: dict[str, Scores]
-    references: dict[str, Reference]
-    protocol: dict[str, Json]
+from offline_meta_rl.evaluation.protocol import ResultContent
 
 
 class RunConfig(TypedDict):
@@ -94,7 +62,7 @@ class HistoryPoint(TypedDict):
     after_normalised_return_per_task: dict[str, float]
 
 
-class ResultFile(Evaluation, Origin):
+class ResultFile(ResultContent, Origin):
     """Content of ``results.json``.
 
     Attributes:

@@ -49,18 +49,21 @@ class RunResults:
             return fine_tuning_curve(self.tuned, metric)
         return training_curve(self.trained, metric)
 
-    def terms(self) -> dict[str, Json]:
+    def terms(self) -> dict[str, object]:
         """Return how the run was measured and on what, by names for messages."""
         tuning = self.tuned["settings"] if self.tuned else {}
+        data = self._config("data")
+        batches = data.get("batches")  # earlier versions had these settings among the others
+        of_contexts = batches if isinstance(batches, dict) else data
         return {
             **self.trained["protocol"],
             "dataset_checksum": self.trained.get("dataset_checksum"),
             "environment": self.trained.get("environment"),
-            **{name: self._config("data").get(name) for name in CONTEXT_DATA},
+            **{name: of_contexts.get(name) for name in CONTEXT_DATA},
             **{f"fine-tuning {name}": value for name, value in tuning.items()},
         }
 
-    def arguments(self) -> dict[str, Json]:
+    def arguments(self) -> dict[str, object]:
         """Return the constructor arguments that the runs of an arm share."""
         return {
             f"{part} {name}": value
@@ -283,8 +286,8 @@ def check_comparable(results: Sequence[RunResults], varies: Sequence[str]) -> No
 
 
 def _differences(
-    first: Mapping[str, Json], second: Mapping[str, Json]
-) -> dict[str, tuple[Json, Json]]:
+    first: Mapping[str, object], second: Mapping[str, object]
+) -> dict[str, tuple[object, object]]:
     """Return the fields in which two results differ, with both values."""
     pairs = {field: (first.get(field), second.get(field)) for field in {**first, **second}}
     return {field: (one, two) for field, (one, two) in pairs.items() if one != two}

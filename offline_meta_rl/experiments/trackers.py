@@ -101,7 +101,7 @@ ARGUMENTS = "${args}"  # W&B puts --index=NUMBER here
 
 
 def sweep_file(
-    experiment: Experiment, name: str, count: int, selection: Mapping[str, Sequence[str | int]]
+    experiment: Experiment, name: str, count: int, selection: Mapping[str, Sequence[object]]
 ) -> str:
     """Return the YAML of a grid over all runs; each of its agents does one run at a time.
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 
 from offline_meta_rl.common.files import write_json
-from offline_meta_rl.evaluation.protocol import normalised_return
-from offline_meta_rl.evaluation.result_files import Evaluation, HistoryPoint, ResultFile
+from offline_meta_rl.evaluation.protocol import ResultContent, normalised_return
+from offline_meta_rl.evaluation.result_files import HistoryPoint, ResultFile
 from offline_meta_rl.reports.curves import learning_curve
 
 
@@ -26,7 +26,7 @@ def write_results(path: str | Path, content: ResultFile) -> None:
         learning_curve(content["history"], picture, standing_still=standing_still(content))
 
 
-def result_metrics(result: Evaluation, prefix: str) -> dict[str, float]:
+def result_metrics(result: ResultContent, prefix: str) -> dict[str, float]:
     """Return the means of an evaluation under names for loggers.
 
     Normalised returns are left out where the dataset has no reference returns.
@@ -41,7 +41,7 @@ def result_metrics(result: Evaluation, prefix: str) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if not np.isnan(value)}
 
 
-def result_table(result: Evaluation) -> tuple[list[str], list[list[float]]]:
+def result_table(result: ResultContent) -> tuple[list[str], list[list[float]]]:
     """Return columns and one row for each task of an evaluation."""
     before, after = result["before_adaptation"]["per_task"], result["after_adaptation"]["per_task"]
     rows = [
@@ -58,7 +58,7 @@ def result_table(result: Evaluation) -> tuple[list[str], list[list[float]]]:
     return columns, rows
 
 
-def history_point(result: Evaluation, step: int, wall_time: float) -> HistoryPoint:
+def history_point(result: ResultContent, step: int, wall_time: float) -> HistoryPoint:
     """Return one point of the learning curve.
 
     Args:
@@ -82,7 +82,7 @@ def history_point(result: Evaluation, step: int, wall_time: float) -> HistoryPoi
     }
 
 
-def standing_still(result: Evaluation) -> float | None:
+def standing_still(result: ResultContent) -> float | None:
     """Return the mean normalised return of standing still; None where it was not measured."""
     references = {name: value["per_task"] for name, value in result["references"].items()}
     if not {"random", "best_behaviour", "standing_still"} <= set(references):

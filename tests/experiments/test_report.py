@@ -134,13 +134,15 @@ def test_arms_may_differ_where_the_experiment_says_so(tmp_path: Path) -> None:
         gather(experiment, runs)  # but the seeds of one arm never
 
 
-def test_contexts_of_arms_come_from_the_same_data(tmp_path: Path) -> None:
+@pytest.mark.parametrize("group", [None, "batches"])  # earlier versions had no groups
+def test_contexts_of_arms_come_from_the_same_data(group: str | None, tmp_path: Path) -> None:
     for varies in ([], ["inner_slice"]):
         folder = tmp_path / "-".join(["x", *varies])
         experiment = write_experiment(folder, varies=varies)
         runs = plan_of(experiment, folder, families=["robot"])
         for run in runs:
-            data = {"inner_slice": ["expert"]} if run.arm == "theirs" else {}
+            data: dict[str, Any] = {"inner_slice": ["expert"]} if run.arm == "theirs" else {}
+            data = {group: data} if group else data
             finish(run, scores_of(run), config={"model": {"seed": run.seed}, "data": data})
         if varies:
             assert set(gather(experiment, runs).arms["robot"]) == {"ours", "theirs"}

@@ -14,6 +14,8 @@ from offline_meta_rl.experiments.plan import Run, plan
 from offline_meta_rl.experiments.reading import experiment_names, load_experiment
 from offline_meta_rl.experiments.report import write_report
 from offline_meta_rl.experiments.runner import Runner, Worker
+from offline_meta_rl.reports import results
+from offline_meta_rl.reports.curves import learning_curve
 from tests.helpers import merged
 from tests.test_configs import HORIZON, SMALL
 
@@ -61,12 +63,19 @@ def shrunken(run: Run, folder: Path) -> Path:
     return path
 
 
+def whole_learning_curve(history: list[Any], *given: Any, **options: Any) -> None:
+    """Draw the picture after the last evaluation only: pictures take half of an evaluation."""
+    if len(history) > 1:
+        learning_curve(history, *given, **options)
+
+
 @pytest.mark.mujoco
 @pytest.mark.parametrize("name", experiment_names())
 def test_smoke(
     name: str, tmp_path: Path, shared_data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OFFLINE_META_RL_DATA", str(shared_data_root))
+    monkeypatch.setattr(results, "learning_curve", whole_learning_curve)
     runs = smoke_plan(name, tmp_path)
     assert runs
     family = FAMILIES[merged(runs[0].configs)["data"]["init_args"]["env"]]
@@ -86,6 +95,8 @@ def test_smoke(
 
     said: list[str] = []
     assert Runner(runs, [Worker(())], launch=launch, say=said.append).run(), said
+    for run in runs:
+        assert (run.folder / "learning_curve.png").is_file()
     page = write_report(gather(load_experiment(name), runs), tmp_path / "report")
     assert page.is_file()
     labels = {run.label for run in runs}
