@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 import yaml
 
@@ -48,6 +49,18 @@ class Call:
 def _written(value: object) -> str:
     """Return a value as the command line takes it: text as it is, the rest as JSON."""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+class RunSettings(TypedDict):
+    """What decides a run's result.
+
+    Attributes:
+        commands: Arguments of ``lightning``, of one call after the other; the run's folder is RUN.
+        configs: Name of a config's file -> digest of its content.
+    """
+
+    commands: list[list[str]]
+    configs: dict[str, str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +126,7 @@ class Run:
             "seed": self.seed,
         }
 
-    def settings(self) -> dict[str, object]:
+    def settings(self) -> RunSettings:
         """Return what decides the result: the command lines and the content of the configs."""
         root = str(self.folder)
         commands = [[part.replace(root, "RUN") for part in command] for command in self.commands]

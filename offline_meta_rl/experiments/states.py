@@ -5,7 +5,6 @@ ended. A run is running while its lock is held, by whichever process: a lock end
 however that ends.
 """
 
-import json
 import secrets
 from collections.abc import Sequence
 from enum import StrEnum
@@ -13,21 +12,9 @@ from pathlib import Path
 from typing import IO, TypedDict, cast
 
 from offline_meta_rl.common.files import read_json, write_json
-from offline_meta_rl.experiments.plan import INTERRUPTED_CODES, Run
+from offline_meta_rl.experiments.plan import INTERRUPTED_CODES, Run, RunSettings
 
 TAIL_LINES = 12
-
-
-class Settings(TypedDict):
-    """What a run was begun with (``Run.settings``).
-
-    Attributes:
-        commands: Arguments of ``lightning``, of one call after the other; folders left out.
-        configs: Name of a config's file -> digest of its content.
-    """
-
-    commands: list[list[str]]
-    configs: dict[str, str]
 
 
 class Status(TypedDict, total=False):
@@ -122,10 +109,10 @@ def check_begun(run: Run) -> None:
     Raises:
         ValueError: They differ; shows where.
     """
-    before = cast(Settings | None, read_json(run.folder / "run.json").get("settings"))
+    before = cast(RunSettings | None, read_json(run.folder / "run.json").get("settings"))
     if before is None:
         return
-    now = cast(Settings, json.loads(json.dumps(run.settings())))
+    now = run.settings()
     if before == now:
         return
     changed = [

@@ -1,4 +1,4 @@
-"""What a context posterior knows of the tasks: a picture in two dimensions, and one number.
+"""What a context posterior knows about the tasks: a picture in two dimensions, and one number.
 
 Several contexts of each task give several posterior means. If they lie together, and apart from
 those of other tasks, the posterior separates the tasks. Shapes: T tasks, K contexts of each, Z
@@ -20,10 +20,10 @@ def principal_components(points: Array, count: int) -> tuple[Array, Array]:
 
     Args:
         points: [n, d].
-        count: how many directions; with d below it the rest is 0.
+        count: Number of directions; where d is smaller, the rest is 0.
 
     Returns:
-        coordinates [n, count], of mean 0, and shares of the whole variance [count].
+        Coordinates [n, count], of mean 0, and shares of the whole variance [count].
     """
     centred = points - points.mean(axis=0)
     left, sizes, _ = np.linalg.svd(centred, full_matrices=False)
@@ -64,8 +64,8 @@ def draw_posterior(
     Args:
         means: [T, K, Z].
         parameters: [T, P].
-        held_out: which tasks were not trained on, [T]; drawn as crosses.
-        path: of the PNG; replaced when complete.
+        held_out: Whether a task was held out of training, [T]; these are drawn as crosses.
+        path: Path of the PNG; replaced when complete.
     """
     from matplotlib.figure import Figure
 

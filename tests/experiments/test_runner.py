@@ -28,6 +28,7 @@ from offline_meta_rl.experiments.states import (
     state_of,
     try_lock,
 )
+from offline_meta_rl.reports import results
 from tests.experiments.sample import finish, plan_of, result, scores_of, write_experiment
 from tests.methods import tiny
 
@@ -294,7 +295,11 @@ def tiny_experiment(folder: Path, steps: int) -> Path:
     return own / "experiment.yaml"
 
 
-def test_a_killed_experiment_ends_with_the_same_weights(tmp_path: Path) -> None:
+def test_a_killed_experiment_ends_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Twenty evaluations in this process: their pictures would take more time than the training.
+    monkeypatch.setattr(results, "learning_curve", lambda *_, **__: None)
     steps = 300
     path = tiny_experiment(tmp_path, steps)
     command = ["experiment", "run", str(path), "--scale", "tiny", "--root", str(tmp_path / "runs")]

@@ -1,6 +1,5 @@
 """Experiments are read from YAML, planned in a fixed order, and mistakes are named."""
 
-import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -236,7 +235,7 @@ def test_several_configs_make_a_whole_one(tmp_path: Path) -> None:
     run, *_ = plan_of(experiment, tmp_path, families=["robot"])
     assert run.method == "Macaw"  # of ours_robot, which wins
     assert files(run.commands[0]) == ["robot", "robot", "ours_robot", "all", "of_method", "of_arm"]
-    settings = json.loads(json.dumps(run.settings()))
+    settings = run.settings()
     names = ["methods/robot.yaml", "families/robot.yaml", "ours_robot.yaml"]
     assert list(settings["configs"])[:3] == names  # two files of one name are two files
     assert settings["commands"][0][1:6:2] == ["--config"] * 3
