@@ -33,7 +33,9 @@ ORDER = (
     "datamodules",
     "callbacks",
     "experiments",
+    "configs",
     "cli",
+    "finetune",
     "main",
     "__main__",
 )
@@ -55,7 +57,6 @@ WITHOUT_SIMULATOR = (
 )
 MOST_MODULES = 12
 ROOMIER: dict[str, int] = {
-    "callbacks": 15,
     "offline_meta_rl/experiments": 14,
     "offline_meta_rl/methods": 13,
 }

@@ -8,7 +8,7 @@ transitions, P numbers that describe a task, O/A observation/action size.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -21,6 +21,21 @@ from offline_meta_rl.evaluation.rollout import Episodes, run_episodes
 from offline_meta_rl.finetuning.learner import OnlineLearner
 from offline_meta_rl.finetuning.replay import OnlineReplay, with_returns
 from offline_meta_rl.finetuning.settings import FineTuningSettings
+
+
+class Point(TypedDict):
+    """One evaluation of all T tasks.
+
+    Attributes:
+        episodes: Episodes collected in each task before it.
+        steps: Environment steps collected before it, [T].
+        returns: Returns of E episodes with mean actions, [T, E]; NaN where one diverged.
+    """
+
+    episodes: int
+    steps: list[int]
+    returns: list[list[float]]
+
 
 EPISODE_FIELDS = ("observation", "action", "reward", "next_observation", "terminated")
 
@@ -46,8 +61,7 @@ class FineTuning:
         steps: environment steps collected so far, [T].
         updates_taken: kind -> updates so far.
         diverged: episodes in which the simulator diverged; they are dropped, [T].
-        curve: a point for each evaluation: ``episodes``, ``steps`` [T] and ``returns`` [T, E], NaN
-            where an episode diverged.
+        curve: a point for each evaluation.
         metrics: what the last updates reported, means over tasks.
     """
 
@@ -85,7 +99,7 @@ class FineTuning:
         self.steps: Tensor = torch.zeros(self.num_tasks, dtype=torch.int64)
         self.diverged: Tensor = torch.zeros(self.num_tasks, dtype=torch.int64)
         self.updates_taken = dict.fromkeys(self.updates, 0)
-        self.curve: list[dict[str, Any]] = []
+        self.curve: list[Point] = []
         self.metrics: dict[str, float] = {}
 
     @property
@@ -153,7 +167,7 @@ class FineTuning:
             "steps": self.steps.clone(),
             "diverged": self.diverged.clone(),
             "updates_taken": dict(self.updates_taken),
-            "curve": [dict(point) for point in self.curve],
+            "curve": [point.copy() for point in self.curve],
             "metrics": dict(self.metrics),
         }
 
@@ -165,7 +179,7 @@ class FineTuning:
         self.episodes = state["episodes"]
         self.steps, self.diverged = state["steps"].clone(), state["diverged"].clone()
         self.updates_taken = dict(state["updates_taken"])
-        self.curve = [dict(point) for point in state["curve"]]
+        self.curve = [point.copy() for point in state["curve"]]
         self.metrics = dict(state["metrics"])
 
     def _collect(self) -> None:

@@ -1,19 +1,13 @@
 """Print what a dataset holds, stage by stage, as a Markdown table.
 
-``python -m offline_meta_rl.reports.datasets ant_dir`` collects the data of a built-in family
-first, unless it is there; ``python -m offline_meta_rl.reports.datasets FOLDER`` reads any
-dataset. The share of a return is its place between uniform random actions (0) and the mean action
-of the best stage (1).
+``lightning report dataset ant_dir`` collects the data of a built-in family first, unless it is
+there; ``lightning report dataset FOLDER`` reads any dataset. The share of a return is its place
+between uniform random actions (0) and the mean action of the best stage (1).
 """
-
-import argparse
-from collections.abc import Sequence
 
 import torch
 
-from offline_meta_rl.behaviour.collect import collect, default_dataset_path
 from offline_meta_rl.data.dataset import TaskDataset
-from offline_meta_rl.envs import FAMILIES
 
 
 def describe(dataset: TaskDataset) -> str:
@@ -54,17 +48,3 @@ def describe(dataset: TaskDataset) -> str:
     fewest = min(manifest.num_transitions)
     lines.append(f"\nBest stage on its worst task: {worst:.1f}. Transitions per task: {fewest}+.")
     return "\n".join(lines)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table of the family or dataset named on the command line."""
-    parser = argparse.ArgumentParser(prog="python -m offline_meta_rl.reports.datasets")
-    parser.add_argument("data", help="a task family's short name, or a dataset's folder")
-    name = parser.parse_args(arguments).data
-    if name in FAMILIES:
-        name = collect(FAMILIES[name], default_dataset_path(FAMILIES[name]))
-    print(describe(TaskDataset.open(name)))
-
-
-if __name__ == "__main__":
-    main()

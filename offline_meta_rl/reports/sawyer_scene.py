@@ -1,10 +1,8 @@
 """Draw the scene of ``two_drawer_sawyer``, and what the agent sees of an episode at each drawer.
 
-``python -m offline_meta_rl.reports.sawyer_scene picture.png``
+``lightning report sawyer_scene picture.png``
 """
 
-import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,26 +49,22 @@ def scene(actions: Array) -> Picture:
     return panels
 
 
+def draw_scene(path: Path, seed: int = 0) -> None:
+    """Write the picture: the scene, then one strip for each drawer.
+
+    Args:
+        path: PNG to write.
+        seed: Seed of starts and noise.
+    """
+    import matplotlib.image
+
+    family = TwoDrawerSawyer()
+    episodes = scripted_episodes(family, seed)
+    rows = [scene(episodes.action[: SHOWN[-3], 0].astype(np.float64))]
+    rows += [strip(episodes, task) for task in range(family.num_tasks)]
+    matplotlib.image.imsave(path, np.concatenate(rows))
+
+
 def _enlarged(image: Picture, times: int) -> Picture:
     """Return an image [3, h, w] as [times * h, times * w, 3]."""
     return image.transpose(1, 2, 0).repeat(times, axis=0).repeat(times, axis=1)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the picture named on the command line."""
-    import matplotlib.image
-
-    parser = argparse.ArgumentParser(prog="python -m offline_meta_rl.reports.sawyer_scene")
-    parser.add_argument("picture", type=Path, help="PNG to write")
-    parser.add_argument("--seed", type=int, default=0, help="of starts and noise")
-    options = parser.parse_args(arguments)
-    family = TwoDrawerSawyer()
-    episodes = scripted_episodes(family, options.seed)
-    rows = [scene(episodes.action[: SHOWN[-3], 0].astype(np.float64))]
-    rows += [strip(episodes, task) for task in range(family.num_tasks)]
-    matplotlib.image.imsave(options.picture, np.concatenate(rows))
-    print(options.picture)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,11 +1,8 @@
 """Draw episodes of a script as agents see them, one row for each task.
 
-``python -m offline_meta_rl.reports.strips two_drawer_lite picture.png`` draws the family's own
-tasks.
+``lightning report strips two_drawer_lite picture.png`` draws the family's own tasks.
 """
 
-import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +11,6 @@ from numpy.typing import NDArray
 
 from offline_meta_rl.behaviour.policy import acting
 from offline_meta_rl.behaviour.scripted import ScriptedBehaviour
-from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.envs.scripted import ScriptedFamily
 from offline_meta_rl.evaluation.rollout import Episodes, run_episodes
 
@@ -73,21 +69,3 @@ def _images(episodes: Episodes, task: int) -> NDArray[np.uint8]:
         episodes.next_observation[length - 1, task][None],
     ]
     return np.concatenate(images).transpose(0, 2, 3, 1)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Draw the family named on the command line."""
-    scripted = {n: f for n, f in FAMILIES.items() if isinstance(f, ScriptedFamily)}
-    parser = argparse.ArgumentParser(prog="python -m offline_meta_rl.reports.strips")
-    parser.add_argument("family", choices=scripted)
-    parser.add_argument("picture", type=Path, help="PNG to write")
-    parser.add_argument("--every", type=int, default=1, metavar="K", help="draw every K-th step")
-    parser.add_argument("--seed", type=int, default=0, help="of starts and noise")
-    options = parser.parse_args(arguments)
-    episodes = scripted_episodes(scripted[options.family], options.seed)
-    draw_strip(episodes, options.picture, every=options.every)
-    print(options.picture)
-
-
-if __name__ == "__main__":
-    main()

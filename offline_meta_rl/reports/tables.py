@@ -1,12 +1,11 @@
 """Turn result files into the tables and the picture of a results page.
 
-    python -m offline_meta_rl.reports.tables docs/results/macaw/ant_dir.json --picture macaw.png
+    lightning report tables docs/results/macaw/ant_dir.json --picture macaw.png
 
 A file ``ant_dir_control.json`` beside ``ant_dir.json`` is taken for its control: the same weights,
 adapted on another task's context.
 """
 
-import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -107,23 +106,13 @@ def draw(results: Mapping[str, Result], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the tables; draw the picture where one is asked for."""
-    parser = argparse.ArgumentParser(prog="python -m offline_meta_rl.reports.tables")
-    parser.add_argument("results", type=Path, nargs="+", help="result files of Evaluate")
-    parser.add_argument("--picture", type=Path, help="PNG of the learning curves")
-    options = parser.parse_args(arguments)
-    results = {path.stem: json.loads(path.read_text()) for path in options.results}
-    files = {path.stem: path.with_name(f"{path.stem}_control.json") for path in options.results}
-    controls = {name: json.loads(p.read_text()) for name, p in files.items() if p.is_file()}
-    print(summary_table(results))
-    print(f"\n{control_table(results, controls)}")
-    print(f"\n{best_table(results)}")
-    for name, result in results.items():
-        print(f"\n{name}\n\n{task_table(result)}")
-    if options.picture:
-        draw(results, options.picture)
+def with_controls(files: Sequence[Path]) -> tuple[dict[str, Result], dict[str, Result]]:
+    """Read result files, and the controls beside those that have one.
 
-
-if __name__ == "__main__":
-    main()
+    Returns:
+        Name of the file -> content, of the files and of their controls.
+    """
+    results = {path.stem: json.loads(path.read_text()) for path in files}
+    beside = {path.stem: path.with_name(f"{path.stem}_control.json") for path in files}
+    controls = {name: json.loads(p.read_text()) for name, p in beside.items() if p.is_file()}
+    return results, controls

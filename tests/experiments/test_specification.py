@@ -12,7 +12,7 @@ import yaml
 
 from offline_meta_rl.common.configs import with_includes
 from offline_meta_rl.experiments import reading, workers
-from offline_meta_rl.experiments.command import main
+from offline_meta_rl.experiments.command import COMMANDS, main
 from offline_meta_rl.experiments.plan import estimate_hours, plan
 from offline_meta_rl.experiments.reading import experiment_names, load_experiment
 from tests.experiments.sample import plan_of, write_experiment
@@ -253,9 +253,8 @@ def test_commands_print_plans_and_sweeps(
 
 
 def specification_of(arguments: list[str]) -> Any:
-    from offline_meta_rl.experiments.command import parser
-
-    return parser().parse_args(arguments)
+    name, *options = arguments
+    return COMMANDS.parser(name).parse_args(options)
 
 
 def test_bad_options_are_one_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -5,22 +5,23 @@ import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from lightning import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from tensordict import TensorDict
 
-from callbacks.fine_tune_online import FineTuneOnline
-from callbacks.interrupt import Interrupted
 from datamodules.task_buffers import TaskBuffers
-from offline_meta_rl import cli
+from offline_meta_rl import finetune
+from offline_meta_rl.common.interruption import Interrupted
 from offline_meta_rl.envs import FAMILIES
+from offline_meta_rl.finetuning.command import fine_tune as run_fine_tuning
+from offline_meta_rl.finetuning.learner import checked
 from offline_meta_rl.finetuning.loop import FineTuning
+from offline_meta_rl.finetuning.result import Outputs
+from offline_meta_rl.finetuning.settings import FineTuningSettings
 from offline_meta_rl.methods.macaw import Macaw
 from offline_meta_rl.methods.meta_bc import MetaBehaviourCloning
 from tests.helpers import build
@@ -56,20 +57,20 @@ def method() -> Macaw:
 
 def fine_tune(root: Path, dataset: Path, module: Any = None, **options: Any) -> dict[str, Any]:
     """Fine-tune; return the result."""
-    trainer = Trainer(
-        default_root_dir=root,
-        accelerator="cpu",
-        inference_mode=False,
-        logger=CSVLogger(root, name="csv"),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[FineTuneOnline(**{**SMALL, **options})],
-    )
     data = TaskBuffers(
         env="point_robot", path=str(dataset), inner_batch_size=16, outer_batch_size=16
     )
-    trainer.test(module or method(), data, verbose=False)
+    data.setup()
+    logger = CSVLogger(root, name="csv")
+    try:
+        run_fine_tuning(
+            *checked(module or method(), data),
+            FineTuningSettings(**{**SMALL, **options}),
+            Outputs(root, "fine_tuning", [logger]),
+            resume="lightning finetune --ckpt_path last.ckpt",
+        )
+    finally:
+        logger.finalize("success")
     return result(root)
 
 
@@ -181,7 +182,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(FineTuning, "advance", at_episode(3, stop))
-        with pytest.raises((error, SystemExit)) as caught:
+        with pytest.raises(error) as caught:
             fine_tune(tmp_path, dataset)
     saved = torch.load(tmp_path / "checkpoints" / "fine_tuning.ckpt", weights_only=True)
     assert saved["run"]["episodes"] == (2 if error is KeyboardInterrupt else 4)
@@ -212,7 +213,7 @@ def test_a_state_of_other_settings_is_refused(
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(FineTuning, "advance", at_episode(3, power_off))
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
+        with pytest.raises(KeyboardInterrupt):
             fine_tune(tmp_path, dataset)
     with pytest.raises(
         ValueError, match=r"other settings: seed 0 \(now 1\).*--finetune\.fresh=true"
@@ -253,8 +254,9 @@ def test_a_method_that_cannot_is_named(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_several_processes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"in one process, found 2.*devices=1"):
-        FineTuneOnline().on_test_start(SimpleNamespace(world_size=2), method())  # type: ignore[arg-type]
+    for devices in (2, [0, 1]):
+        with pytest.raises(ValueError, match=r"in one process, found 2.*devices=1"):
+            finetune.Place(devices=devices)
 
 
 @pytest.fixture(scope="module")
@@ -267,9 +269,9 @@ def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(checkpoint: Path, root: Path, *arguments: str) -> None:
     (root / "finetune.yaml").write_text(yaml.safe_dump({"finetune": SMALL}))
-    cli.run(
+    finetune.run(
         [
-            *("finetune", "--config", str(root / "finetune.yaml"), "--ckpt_path", str(checkpoint)),
+            *("--config", str(root / "finetune.yaml"), "--ckpt_path", str(checkpoint)),
             *(f"--trainer.default_root_dir={root}", *arguments),
         ]
     )
@@ -296,4 +298,4 @@ def test_the_command_refuses_other_data_and_no_checkpoint(
     tiny.write(tiny.config("Macaw", dataset), tmp_path / "fit")
     config.write_text((tmp_path / "fit" / "given.yaml").read_text())
     with pytest.raises(ValueError, match="starts from a meta-trained checkpoint: expected --ckpt_"):
-        cli.run(["finetune", "--config", str(config)])
+        finetune.run(["--config", str(config)])
