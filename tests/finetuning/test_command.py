@@ -1,5 +1,6 @@
 """``lightning finetune``: result file, interruption and resume, and what it refuses."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -284,6 +285,104 @@ def test_the_command_needs_the_checkpoint_alone(trained: Path, tmp_path: Path) -
     assert found["learner"] == {"policy_learning_rate": 0.02, "value_learning_rate": 0.01}
     assert found["settings"]["environment_steps"] == 120
     assert not (tmp_path / "results.json").exists()  # callbacks of the meta-training stay out
+
+
+def test_the_runs_own_config_may_be_given_too(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What belongs to the meta-training is left out of it; loggers and data are read."""
+    given = yaml.safe_load((trained.parents[1] / "config.yaml").read_text())
+    assert {"model", "checkpoint"} <= set(given)
+    given["trainer"] |= {
+        "callbacks": [{"class_path": "Evaluate"}],
+        "default_root_dir": str(tmp_path),
+    }
+    given["trainer"]["logger"] = [
+        {"class_path": "CSVLogger", "init_args": {"save_dir": "${trainer.default_root_dir}"}},
+    ]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(given))
+    command(trained, tmp_path, f"--config={tmp_path}/run.yaml", "--seed_everything=7")
+    assert result(tmp_path)["seed"] == 7
+    assert (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").is_file()
+    said = capsys.readouterr().err
+    assert "5 tasks" not in said
+    assert f"Mean return of {len(TASKS)} tasks:" in said
+    assert str(tmp_path / "fine_tuning.json") in said
+
+
+def test_the_shared_defaults_hold_where_nothing_else_is_said(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint of a program that stored no config, with the data on the command line."""
+    content = torch.load(trained, weights_only=True)
+    config = yaml.safe_load(content.pop("config"))
+    torch.save(content, tmp_path / "old.ckpt")
+    with pytest.raises(ValueError, match=r"old.ckpt holds no config; expected a checkpoint writ"):
+        finetune.run(["--ckpt_path", str(tmp_path / "old.ckpt")])
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    path = config["data"]["init_args"]["path"]
+    data = ["--data=TaskBuffers", "--data.env=point_robot", f"--data.path={path}"]
+    data += ["--data.inner_batch_size=16", "--data.outer_batch_size=16"]
+    command(tmp_path / "old.ckpt", tmp_path, *data)
+    assert result(tmp_path)["seed"] == 0
+    assert (tmp_path / "csv" / "version_0" / "metrics.csv").is_file()
+    assert list((tmp_path / "wandb").glob("offline-run-*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--finetune.environment_stepz=3"], "environment_stepz"),
+        (["--finetune.batch_size=many"], "batch_size"),
+        (["--finetune.replay_size=10"], "batch_size must be at most replay_size, 10, found 16"),
+        (["--trainer.max_steps=3"], "max_steps"),
+        (["--model.width=3"], "model.width"),
+        (["--trainer.devices=2"], "in one process, found 2"),
+        (["--config={folder}/wrong.yaml"], "fintune"),
+    ],
+)
+def test_mistakes_are_one_message(
+    arguments: list[str],
+    message: str,
+    trained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "wrong.yaml").write_text("fintune: {seed: 1}")
+    (tmp_path / "finetune.yaml").write_text(yaml.safe_dump({"finetune": SMALL}))
+    given = [each.format(folder=tmp_path) for each in arguments]
+    config = f"--config={tmp_path}/finetune.yaml"
+    with pytest.raises(SystemExit) as caught:
+        finetune.main([f"--ckpt_path={trained}", config, *given])
+    code = caught.value.code
+    said = capsys.readouterr().err + (code if isinstance(code, str) else "")
+    assert message in said
+    assert len(said.splitlines()) < 12
+
+
+def test_help_lists_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        finetune.main(["--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.startswith("usage: lightning finetune")
+    settings = [field.name for field in dataclasses.fields(FineTuningSettings)]
+    assert [name for name in settings if f"--finetune.{name}" not in out] == []
+    assert "Steps collected in each task, at least." in out
+    assert "--trainer.max_steps" not in out
+
+
+def test_an_interruption_names_the_whole_command(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = at_episode(1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with monkeypatch.context() as patched:
+        patched.setattr(FineTuning, "advance", stop)
+        with pytest.raises(Interrupted, match="after 2 episodes") as caught:
+            command(trained, tmp_path, "--finetune.learner.policy_learning_rate=0.02")
+    assert f"lightning finetune --config {tmp_path}/finetune.yaml --ckpt_path" in str(caught.value)
+    assert "--finetune.learner.policy_learning_rate=0.02" in str(caught.value)
+    command(trained, tmp_path, "--finetune.learner.policy_learning_rate=0.02")
+    assert result(tmp_path)["updates"] == {"value": 10, "policy": 15}
 
 
 def test_the_command_refuses_other_data_and_no_checkpoint(
