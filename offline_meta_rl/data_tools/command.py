@@ -75,7 +75,7 @@ def info(dataset: str, *, json: bool = False) -> None:
     """
     from offline_meta_rl.data_tools.info import information, print_information
 
-    found = information(_open(dataset))
+    found = information(_open(dataset, verify=False))  # what is read is checked
     if json:
         print(json_format.dumps(found, indent=1))
     else:
@@ -254,12 +254,12 @@ def numbers(text: str | None, option: str) -> list[int] | None:
     return found
 
 
-def _open(name: str) -> "StoredDataset":
-    """Open a dataset; its content is checked as it is read."""
+def _open(name: str, verify: bool | None = None) -> "StoredDataset":
+    """Open a dataset; see ``StoredDataset.open`` for ``verify``."""
     from offline_meta_rl.data.remote import local_dataset
     from offline_meta_rl.data.stored import StoredDataset
 
-    return StoredDataset.open(local_dataset(name))
+    return StoredDataset.open(local_dataset(name), verify)
 
 
 def _write(source: "TaskSource", target: str, label: str) -> None:

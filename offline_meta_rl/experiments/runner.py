@@ -198,7 +198,7 @@ class Runner:
                 f"\n{run.name} failed; the end of {run.folder / 'log.txt'}:\n{last_lines(run)}"
             )
         if failed:
-            self.say("\nRun the same command with --retry-failed to try them again.")
+            self.say("\nRun the same command with --retry_failed to try them again.")
         finished = sum(state == State.FINISHED for state in states.values())
         self.say(f"{finished} of {len(self.runs)} runs are finished.")
         return finished == len(self.runs)
