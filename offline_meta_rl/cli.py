@@ -5,12 +5,10 @@ every run has whatever its config lists, and a checkpoint that is enough by itse
 (``lightning test --ckpt_path X``).
 """
 
-import logging
 import os
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -33,15 +31,16 @@ from callbacks.store_config import StoreConfig
 from offline_meta_rl.common.checkpoints import Checkpoint
 from offline_meta_rl.common.commands import Brief, one_message
 from offline_meta_rl.common.configs import expand
-from offline_meta_rl.common.wandb_login import logged_in
-from offline_meta_rl.configs import (
+from offline_meta_rl.data.contracts import DataSizes, HasSizes
+from offline_meta_rl.launch import (
     check_settings,
     defaults_path,
+    hide_noise,
     import_classes,
+    keep_wandb_offline,
     option,
     stored_config,
 )
-from offline_meta_rl.data.contracts import DataSizes, HasSizes
 
 SHARED_CALLBACKS: dict[str, type[Callback]] = {
     "progress": Progress,
@@ -53,26 +52,6 @@ SHARED_CALLBACKS: dict[str, type[Callback]] = {
 }
 DESCRIPTION = "Meta-train, validate and test on fixed data of many tasks."
 LIGHTNINGS_OWN = {"best", "last", "hpc", "registry"}  # words that --ckpt_path may be
-
-
-def keep_wandb_offline() -> None:
-    """Make Weights & Biases write to disk, and never prompt, unless there is a login."""
-    if "WANDB_MODE" not in os.environ and not logged_in():
-        os.environ["WANDB_MODE"] = "offline"
-        os.environ.setdefault("WANDB_SILENT", "true")
-
-
-def hide_noise() -> None:
-    """Hide what Lightning says about itself; it says nothing about the run."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "litlogger" not in record.getMessage()
-    )
-    for message in (
-        ".*LeafSpec.*",
-        "Checkpoint directory .* exists and is not empty",
-        "You defined a `validation_step` but have no `val_dataloader`",
-    ):
-        warnings.filterwarnings("ignore", message=message)
 
 
 class Parser(Brief, LightningArgumentParser):

@@ -22,21 +22,24 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from offline_meta_rl.cli import SHARED_CALLBACKS, hide_noise, keep_wandb_offline
+from offline_meta_rl.cli import SHARED_CALLBACKS
 from offline_meta_rl.common.checkpoints import Checkpoint
 from offline_meta_rl.common.commands import Brief, one_message
-from offline_meta_rl.configs import (
-    check_settings,
-    defaults_path,
-    given_configs,
-    import_classes,
-    option,
-    stored_config,
-)
+from offline_meta_rl.common.configs import expand
 from offline_meta_rl.finetuning.command import fine_tune
 from offline_meta_rl.finetuning.learner import checked
 from offline_meta_rl.finetuning.result import Outputs, summary_lines
 from offline_meta_rl.finetuning.settings import FineTuningSettings
+from offline_meta_rl.launch import (
+    check_settings,
+    defaults_path,
+    given_configs,
+    hide_noise,
+    import_classes,
+    keep_wandb_offline,
+    option,
+    stored_config,
+)
 from offline_meta_rl.methods.checks import check_same_data
 from offline_meta_rl.methods.loading import load
 
@@ -125,16 +128,11 @@ def run(arguments: Sequence[str]) -> dict[str, Any]:
     made = parser()
     if {"-h", "--help"} & {*arguments}:
         made.parse_args(list(arguments))
-    path = option(arguments, "--ckpt_path") or _from_configs(arguments)
-    if path is None:
-        raise ValueError(
-            "Fine-tuning starts from a meta-trained checkpoint: expected --ckpt_path, found none. "
-            "Pass --ckpt_path runs/<run>/checkpoints/last.ckpt."
-        )
-    check_settings(arguments)
-    checkpoint = Checkpoint.read(path, mapped=True)
     with tempfile.TemporaryDirectory() as folder:
-        config = made.parse_args(_with_configs(arguments, checkpoint, Path(folder)))
+        given = expand(arguments, Path(folder))
+        check_settings(given)
+        checkpoint = Checkpoint.read(_checkpoint_path(given), mapped=True)
+        config = made.parse_args(_with_configs(given, checkpoint, Path(folder)))
     if config.seed_everything is not False:
         seed_everything(None if config.seed_everything is True else config.seed_everything)
     objects = made.instantiate_classes(config)
@@ -214,10 +212,16 @@ def _written(config: Mapping[str, Any], path: Path) -> str:
     return str(path)
 
 
-def _from_configs(arguments: Sequence[str]) -> str | None:
-    """Return the checkpoint that the last ``--config`` with one names."""
-    found = [config.get("ckpt_path") for _, config in given_configs(arguments)]
-    return next((path for path in reversed(found) if path), None)
+def _checkpoint_path(arguments: Sequence[str]) -> str:
+    """Return the checkpoint that the command line names, or the last ``--config`` with one."""
+    of_configs = [config.get("ckpt_path") for _, config in given_configs(arguments)]
+    for path in (option(arguments, "--ckpt_path"), *reversed(of_configs)):
+        if path:
+            return str(path)
+    raise ValueError(
+        "Fine-tuning starts from a meta-trained checkpoint: expected --ckpt_path, found none. "
+        "Pass --ckpt_path runs/<run>/checkpoints/last.ckpt."
+    )
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """The command line: what it accepts, what wins over what, what it says when it refuses."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import torch
 import yaml
 
 from callbacks.store_config import relative_to_root
-from offline_meta_rl import cli, configs
+from offline_meta_rl import launch
 from offline_meta_rl import main as entry
 from offline_meta_rl.common.commands import DEBUG_VARIABLE
 
@@ -201,8 +202,8 @@ def test_wandb_is_offline_unless_logged_in(tmp_path: Path, monkeypatch: pytest.M
 
     def mode() -> str | None:
         monkeypatch.delenv("WANDB_MODE", raising=False)
-        cli.keep_wandb_offline()
-        found = cli.os.environ.get("WANDB_MODE")
+        launch.keep_wandb_offline()
+        found = os.environ.get("WANDB_MODE")
         monkeypatch.setenv("WANDB_MODE", "offline")
         return found
 
@@ -222,8 +223,8 @@ def test_relative_to_root() -> None:
 
 
 def test_option() -> None:
-    assert configs.option(["fit", "--ckpt_path", "a", "--ckpt_path=b"], "--ckpt_path") == "b"
-    assert configs.option(["fit", "--ckpt_path"], "--ckpt_path") is None
+    assert launch.option(["fit", "--ckpt_path", "a", "--ckpt_path=b"], "--ckpt_path") == "b"
+    assert launch.option(["fit", "--ckpt_path"], "--ckpt_path") is None
 
 
 def test_no_extra_is_needed_to_import_everything() -> None:
@@ -231,7 +232,7 @@ def test_no_extra_is_needed_to_import_everything() -> None:
         "import sys\n"
         "for name in ('imageio', 'PIL.ImageDraw', 'h5py', 'minari', 'pytest', 'tensorboard'):\n"
         "    sys.modules[name] = None\n"
-        "from offline_meta_rl.configs import import_classes\n"
+        "from offline_meta_rl.launch import import_classes\n"
         "from offline_meta_rl.envs import FAMILIES\n"
         "import_classes()\n"
         "FAMILIES['ant_dir'].base_model()\n"

@@ -1,11 +1,16 @@
-"""Configs before they are parsed: shared defaults, short names, the config in a checkpoint.
+"""What a command of Lightning's needs before its line is parsed.
+
+Classes by short name, shared defaults, names of earlier versions, the config in a checkpoint.
 
 Order of precedence: command line, then ``--config``, then the checkpoint, then the defaults.
 """
 
 import contextlib
 import importlib
+import logging
+import os
 import pkgutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +19,8 @@ import yaml
 from lightning.pytorch import LightningDataModule, LightningModule
 
 from offline_meta_rl.common.checkpoints import Checkpoint
-from offline_meta_rl.common.renamed import check_names, options, rename
+from offline_meta_rl.common.wandb_login import logged_in
+from offline_meta_rl.renamed import check_names, options, rename
 
 PACKAGES = ("offline_meta_rl.methods", "datamodules", "callbacks")
 SIMULATORS = {"gymnasium", "metaworld", "mujoco"}
@@ -49,6 +55,26 @@ def import_classes() -> None:
             except ImportError as error:
                 if (error.name or "").split(".")[0] not in SIMULATORS:
                     raise
+
+
+def keep_wandb_offline() -> None:
+    """Make Weights & Biases write to disk, and never prompt, unless there is a login."""
+    if "WANDB_MODE" not in os.environ and not logged_in():
+        os.environ["WANDB_MODE"] = "offline"
+        os.environ.setdefault("WANDB_SILENT", "true")
+
+
+def hide_noise() -> None:
+    """Hide what Lightning says about itself; it says nothing about the run."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "litlogger" not in record.getMessage()
+    )
+    for message in (
+        ".*LeafSpec.*",
+        "Checkpoint directory .* exists and is not empty",
+        "You defined a `validation_step` but have no `val_dataloader`",
+    ):
+        warnings.filterwarnings("ignore", message=message)
 
 
 def option(arguments: Sequence[str], name: str) -> str | None:
