@@ -37,7 +37,7 @@ class Progress(ProgressBar):
         line_seconds: between two lines where there is no terminal.
         metrics: logged name and the label to show it with; values logged with ``prog_bar=True``
             are shown too.
-        console: where to draw; standard output by default.
+        console: where to draw; standard error by default, so that output stays readable.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Progress(ProgressBar):
     ) -> None:
         super().__init__()
         self.metrics = METRICS if metrics is None else metrics
-        self.console: Console = console or Console()
+        self.console: Console = console or Console(stderr=True)
         self.interval = refresh_seconds if self.console.is_terminal else line_seconds
         self.clock = StepClock()
         self.speed = 0.0

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ class CommandLine(LightningCLI):
         config = self.config.get(str(self.subcommand), self.config)
         given: int | tuple[int, ...] | None = (config.model.init_args or {}).get(name)
         if given is None and isinstance(data, HasSizes):
-            given = getattr(data.sizes(), name)
+            given = asdict(data.sizes())[name]
         return given
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:

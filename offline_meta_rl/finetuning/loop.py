@@ -8,7 +8,7 @@ transitions, P numbers that describe a task, O/A observation/action size.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -35,9 +35,6 @@ class Point(TypedDict):
     episodes: int
     steps: list[int]
     returns: list[list[float]]
-
-
-EPISODE_FIELDS = ("observation", "action", "reward", "next_observation", "terminated")
 
 
 class FineTuning:
@@ -161,7 +158,7 @@ class FineTuning:
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue exactly here, as tensors and plain types."""
         return {
-            **{name: getattr(self, name).state_dict() for name in _PARTS},
+            **{name: part.state_dict() for name, part in self._parts.items()},
             "generator": self.generator.get_state(),
             "episodes": self.episodes,
             "steps": self.steps.clone(),
@@ -173,8 +170,8 @@ class FineTuning:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where ``state_dict`` was taken."""
-        for name in _PARTS:
-            getattr(self, name).load_state_dict(state[name])
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
         self.generator.set_state(state["generator"])
         self.episodes = state["episodes"]
         self.steps, self.diverged = state["steps"].clone(), state["diverged"].clone()
@@ -187,7 +184,13 @@ class FineTuning:
         episodes = self._run(self.explorers, noise=True)
         length = torch.from_numpy(episodes.lengths)
         diverged = torch.from_numpy(episodes.diverged)
-        arrays = {name: getattr(episodes, name) for name in EPISODE_FIELDS}
+        arrays = {
+            "observation": episodes.observation,
+            "action": episodes.action,
+            "reward": episodes.reward,
+            "next_observation": episodes.next_observation,
+            "terminated": episodes.terminated,
+        }
         rows = with_returns(
             {name: torch.from_numpy(array).transpose(0, 1) for name, array in arrays.items()},
             length,
@@ -257,5 +260,17 @@ class FineTuning:
         rows = np.repeat(self.parameters, episodes, axis=0)
         return self.family.make_engine(rows, seed=seed, num_threads=self.num_threads)
 
+    @property
+    def _parts(self) -> dict[str, "_HasState"]:
+        return {
+            "learner": self.learner,
+            "replay": self.replay,
+            "explorers": self.explorers,
+            "evaluators": self.evaluators,
+        }
 
-_PARTS = ("learner", "replay", "explorers", "evaluators")
+
+class _HasState(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...

@@ -1,7 +1,7 @@
 """How a meta-trained method is fine-tuned online; defaults are the schedule of MACAW's authors."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 
 Slice = dict[str, int | float | str] | list[str]
 """Part of a dataset, in the datamodule's own terms."""
@@ -76,10 +76,10 @@ class FineTuningSettings:
             ValueError: names the setting, what it may be and what it is.
         """
         zero_allowed = {"warmup_episodes", "adaptation_steps", "seed", "save_every"}
-        for field in fields(self):
-            value, least = getattr(self, field.name), int(field.name not in zero_allowed)
+        for name, value in asdict(self).items():
+            least = int(name not in zero_allowed)
             if isinstance(value, int) and not isinstance(value, bool) and value < least:
-                raise ValueError(f"{field.name} must be at least {least}, found {value}.")
+                raise ValueError(f"{name} must be at least {least}, found {value}.")
         if self.batch_size > self.replay_size:
             raise ValueError(
                 f"batch_size must be at most replay_size, {self.replay_size}, found "
