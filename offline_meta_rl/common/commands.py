@@ -1,14 +1,8 @@
 """Command lines from typed functions: each argument is an option, the docstring is the help.
 
-    def info(dataset: str, *, json: bool = False) -> None:
-        '''Print tasks, counts, returns, spaces and provenance.
+    def info(dataset: str, *, json: bool = False) -> None: ...
 
-Args:
-            dataset: Folder or URL of a dataset.
-            json: Print JSON instead of tables.
-        '''
-
-    Commands("lightning data", "Look at datasets.", {"info": info}).run(["info", "my_data"])
+    Commands("lightning data", "Look at datasets.", {"info": info}).run(["info", "x", "--json"])
 
 An argument without a default is positional, or a required option if it is keyword-only. A list
 takes several values (``--seeds 0 1 2``), a bool that is False by default is a flag. An argument
