@@ -1,6 +1,7 @@
 """The progress bar of the tools."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -23,6 +24,8 @@ def progress_bar(label: str, total: int) -> Iterator[Callable[[], None]]:
         TimeRemainingColumn(),
         console=console,
         disable=not console.is_terminal,
+        # What is printed meanwhile goes above the bar, unless it goes into a file or a pipe.
+        redirect_stdout=sys.stdout.isatty(),
     )
     with bar:
         task = bar.add_task(label, total=total)

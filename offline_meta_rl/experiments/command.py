@@ -116,6 +116,7 @@ def run(
         ValueError: No such index, or settings that differ from those a run was begun with.
         SystemExit: With 1, if a run failed.
     """
+    from offline_meta_rl.common.progress import progress_bar
     from offline_meta_rl.experiments.runner import Runner
     from offline_meta_rl.experiments.workers import find_workers
 
@@ -127,7 +128,10 @@ def run(
     found = find_workers(1 if workers is None and index is not None else workers)
     runner = Runner(runs, found, retry_failed=retry_failed, say=_say)
     _announce(experiment, runs, runner.todo, len(found))
-    if not runner.run():
+    with progress_bar("Runs", len(runner.todo)) as advance:
+        runner.ended = advance
+        finished = runner.run()
+    if not finished:
         sys.exit(1)
     if index is None:
         print(f"Next: lightning experiment report {selection.experiment}", file=sys.stderr)

@@ -48,6 +48,7 @@ class Runner:
         retry_failed: also run what failed before.
         launch: how a command is run; None for a process.
         say: prints a line.
+        ended: is told when one of the runs to do is over, however it ended.
     """
 
     def __init__(
@@ -58,8 +59,9 @@ class Runner:
         retry_failed: bool = False,
         launch: Launch | None = None,
         say: Callable[[str], None] = print,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
-        self.runs, self.workers, self.say = runs, workers, say
+        self.runs, self.workers, self.say, self.ended = runs, workers, say, ended
         self.launch: Launch = launch or self._process
         again = {State.WAITING, State.INTERRUPTED} | ({State.FAILED} if retry_failed else set())
         states = [state_of(run) for run in runs]
@@ -124,6 +126,7 @@ class Runner:
             self.say(f"{run.name}: interrupted; the same command goes on")
         else:
             self.say(f"{run.name}: FAILED with exit code {code}")
+        self.ended()
 
     def _commands(self, run: Run, variables: Mapping[str, str], log: IO[str], lock: int) -> int:
         """Run what is not done yet of a run's commands; return the first exit code but 0."""
