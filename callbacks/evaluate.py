@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning
-import torch
 from lightning.pytorch.loggers import WandbLogger
 
+from offline_meta_rl.common.checkpoints import Checkpoint
 from offline_meta_rl.evaluation.measure import (
     check_datamodule,
     contexts_of,
@@ -196,11 +196,11 @@ class Evaluate(lightning.Callback):
         """Take over curve and clocks of the checkpoint that is tested; return its outer steps."""
         if not trainer.ckpt_path:
             return trainer.global_step
-        checkpoint = torch.load(trainer.ckpt_path, map_location="cpu", weights_only=True)
-        state = checkpoint.get("callbacks", {}).get(self.state_key)
+        checkpoint = Checkpoint.read(trainer.ckpt_path)
+        state = checkpoint.callback_state(self.state_key)
         if state is not None:
             self.load_state_dict(state)
-        return int(checkpoint["global_step"])
+        return checkpoint.global_step
 
     def _log(self, pl_module: lightning.LightningModule) -> None:
         for key, value in result_metrics(self._latest, self.name).items():

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 
+from offline_meta_rl.common.checkpoints import Checkpoint
 from offline_meta_rl.common.files import write_json
 from offline_meta_rl.evaluation.measure import datamodule_of, describe_run
 from offline_meta_rl.reports.exploration_plots import diagnosis_figure, success_figure
@@ -217,11 +217,11 @@ class EvaluateExploration(lightning.Callback):
         """Take over curve and clocks of the checkpoint that is tested; return its outer steps."""
         if not trainer.ckpt_path:
             return trainer.global_step
-        checkpoint = torch.load(trainer.ckpt_path, map_location="cpu", weights_only=True)
-        state = checkpoint.get("callbacks", {}).get(self.state_key)
+        checkpoint = Checkpoint.read(trainer.ckpt_path)
+        state = checkpoint.callback_state(self.state_key)
         if state is not None:
             self.load_state_dict(state)
-        return int(checkpoint["global_step"])
+        return checkpoint.global_step
 
     def _elapsed(self) -> dict[str, float]:
         """Return seconds of this run until now, evaluation included."""

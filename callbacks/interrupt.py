@@ -1,68 +1,12 @@
 """Ctrl-C and SIGTERM: finish the step, write the state, say how to resume."""
 
-import os
-import shlex
 import signal
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Checkpoint
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Interrupted(Exception):
-    """A run was stopped by a signal after its state was written.
-
-    Args:
-        done: what was done, as in "step 12".
-        resume: the command that goes on from there.
-        signal_number: the signal that stopped it.
-    """
-
-    def __init__(self, done: str, resume: str, signal_number: int) -> None:
-        super().__init__(f"Interrupted after {done}; the state is saved. Resume with\n    {resume}")
-        self.signal_number = signal_number
-
-
-def resume_command(subcommand: str, checkpoint: Path) -> str:
-    """Return the command that goes on from a checkpoint."""
-    return f"lightning {subcommand} --ckpt_path {shlex.quote(str(checkpoint))}"
-
-
-class StopRequest:
-    """Notes that the process is asked to stop; a second signal ends it at once.
-
-    Args:
-        unit: what is finished first, for the message.
-    """
-
-    def __init__(self, unit: str) -> None:
-        self.unit = unit
-        self.received: int | None = None
-        self._previous: dict[int, Any] = {}
-
-    def install(self) -> None:
-        """Take over the signals."""
-        self.received = None
-        for number in SIGNALS:
-            self._previous[number] = signal.signal(number, self._receive)
-
-    def restore(self) -> None:
-        """Give the signals back."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.received is not None:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
-        self.received = number
-        print(f"\nStopping at the end of this {self.unit}; once more to stop at once.", flush=True)
+from offline_meta_rl.common.interruption import Interrupted, StopRequest, resume_command
 
 
 class Interrupt(Checkpoint):

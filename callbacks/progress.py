@@ -1,12 +1,20 @@
 """A progress bar that counts outer steps and shows the return on held-out tasks."""
 
+import sys
 import time
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as RichProgress
 
 from offline_meta_rl.common.progress import StepClock
@@ -30,6 +38,7 @@ def stage_of(module: pl.LightningModule | None) -> str:
 class Progress(ProgressBar):
     """One bar for the whole run: outer steps, steps per second, time left, returns.
 
+    Testing and the like show the time since their start.
     Without a terminal it prints a line now and then instead, so that log files stay readable.
 
     Args:
@@ -37,7 +46,7 @@ class Progress(ProgressBar):
         line_seconds: between two lines where there is no terminal.
         metrics: logged name and the label to show it with; values logged with ``prog_bar=True``
             are shown too.
-        console: where to draw; standard output by default.
+        console: where to draw; standard error by default, so that output stays readable.
     """
 
     def __init__(
@@ -49,7 +58,7 @@ class Progress(ProgressBar):
     ) -> None:
         super().__init__()
         self.metrics = METRICS if metrics is None else metrics
-        self.console: Console = console or Console()
+        self.console: Console = console or Console(stderr=True)
         self.interval = refresh_seconds if self.console.is_terminal else line_seconds
         self.clock = StepClock()
         self.speed = 0.0
@@ -89,13 +98,12 @@ class Progress(ProgressBar):
         self.clock.start(trainer.global_step)
         self._next_update = time.monotonic() + min(1.0, self.interval)
         if self.enabled and self.console.is_terminal:
-            self._bar = RichProgress(
+            self._bar = self._on_console(
                 TextColumn("[bold]{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[status]}"),
-                console=self.console,
             )
             total = trainer.max_steps if trainer.max_steps > 0 else None
             self._bar.add_task(stage_of(pl_module), total=total, status="")
@@ -112,14 +120,34 @@ class Progress(ProgressBar):
             self._show(trainer)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Evaluation is not counted as training time."""
+        """Evaluation is not counted as training time; alone it gets a bar of its own."""
         self.clock.pause()
+        if trainer.state.fn == "validate":
+            self._wait("validating")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Show the new returns at once."""
         self.clock.resume()
-        if self.enabled and trainer.state.fn == "fit":
+        if trainer.state.fn == "validate":
+            self._stop()
+        elif self.enabled and trainer.state.fn == "fit":
             self._show(trainer)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show that something goes on: callbacks evaluate in the test loop."""
+        self._wait("testing")
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the bar."""
+        self._stop()
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Show that something goes on."""
+        self._wait("adapting")
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the bar."""
+        self._stop()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the bar."""
@@ -151,6 +179,18 @@ class Progress(ProgressBar):
             done = f"step {trainer.global_step}{total}"
             line = "  ".join([*([stage] if stage else []), done, self.status(trainer)])
             self.console.print(line, soft_wrap=True, highlight=False)
+
+    def _on_console(self, *columns: ProgressColumn) -> RichProgress:
+        # What is printed meanwhile goes above the bar, unless it goes into a file or a pipe.
+        return RichProgress(*columns, console=self.console, redirect_stdout=sys.stdout.isatty())
+
+    def _wait(self, label: str) -> None:
+        """Show a bar without an end on a terminal, with the time since the start."""
+        if self.enabled and self.console.is_terminal:
+            columns = (TextColumn("[bold]{task.description}"), BarColumn(), TimeElapsedColumn())
+            self._bar = self._on_console(*columns)
+            self._bar.add_task(label, total=None)
+            self._bar.start()
 
     def _stop(self) -> None:
         if self._bar is not None:

@@ -1,33 +1,13 @@
-"""The run's whole config in every checkpoint, and what reads it back."""
+"""The run's whole config in every checkpoint; ``Checkpoint.config`` reads it back."""
 
-import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import torch
 import yaml
 from lightning.pytorch.cli import SaveConfigCallback
 
-
-def stored_config(checkpoint_path: Path, keys: set[str]) -> dict[str, Any] | None:
-    """Return those keys of the config that a checkpoint was trained with; None if it holds none.
-
-    Raises:
-        ValueError: the file is not a checkpoint.
-    """
-    try:
-        checkpoint = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError) as error:
-        raise ValueError(
-            f"{checkpoint_path} is not a readable checkpoint; expected one written by "
-            f"`lightning fit`. {error}"
-        ) from error
-    text = checkpoint.get("config")
-    if text is None:
-        return None
-    return {key: value for key, value in yaml.safe_load(text).items() if key in keys}
+from offline_meta_rl.common.checkpoints import CONFIG
 
 
 def relative_to_root(value: Any, root: str) -> Any:
@@ -64,4 +44,4 @@ class StoreConfig(SaveConfigCallback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Make the checkpoint enough to test, predict or resume."""
-        checkpoint["config"] = self.config_text()
+        checkpoint[CONFIG] = self.config_text()

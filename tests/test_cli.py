@@ -1,5 +1,6 @@
 """The command line: what it accepts, what wins over what, what it says when it refuses."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,9 @@ import torch
 import yaml
 
 from callbacks.store_config import relative_to_root
-from offline_meta_rl import cli
+from offline_meta_rl import launch
+from offline_meta_rl import main as entry
+from offline_meta_rl.common.commands import DEBUG_VARIABLE
 
 TESTS = Path(__file__).resolve().parent
 SMALL = """
@@ -37,7 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def lightning(*arguments: str) -> None:
-    cli.main(arguments)
+    entry.main(arguments)
 
 
 def printed_config(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
@@ -56,14 +59,6 @@ def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     code = exit_info.value.code
     assert code not in (0, None)
     return capsys.readouterr().err + (code if isinstance(code, str) else "")
-
-
-def test_help(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as exit_info:
-        lightning("--help")
-    assert exit_info.value.code == 0
-    out = capsys.readouterr().out
-    assert all(command in out for command in ("fit", "validate", "test", "predict"))
 
 
 def test_bare_class_names_and_shared_defaults(
@@ -114,7 +109,7 @@ def test_errors_about_the_input_are_one_message(
     message = fails(capsys, *missing)
     assert message.splitlines()[-2].startswith("error: No dataset at nowhere")
     assert "Traceback" not in message
-    monkeypatch.setenv(cli.DEBUG_VARIABLE, "1")
+    monkeypatch.setenv(DEBUG_VARIABLE, "1")
     with pytest.raises(FileNotFoundError, match="No dataset at nowhere"):
         lightning(*missing)
 
@@ -207,8 +202,8 @@ def test_wandb_is_offline_unless_logged_in(tmp_path: Path, monkeypatch: pytest.M
 
     def mode() -> str | None:
         monkeypatch.delenv("WANDB_MODE", raising=False)
-        cli.keep_wandb_offline()
-        found = cli.os.environ.get("WANDB_MODE")
+        launch.keep_wandb_offline()
+        found = os.environ.get("WANDB_MODE")
         monkeypatch.setenv("WANDB_MODE", "offline")
         return found
 
@@ -228,8 +223,8 @@ def test_relative_to_root() -> None:
 
 
 def test_option() -> None:
-    assert cli.option(["fit", "--ckpt_path", "a", "--ckpt_path=b"], "--ckpt_path") == "b"
-    assert cli.option(["fit", "--ckpt_path"], "--ckpt_path") is None
+    assert launch.option(["fit", "--ckpt_path", "a", "--ckpt_path=b"], "--ckpt_path") == "b"
+    assert launch.option(["fit", "--ckpt_path"], "--ckpt_path") is None
 
 
 def test_no_extra_is_needed_to_import_everything() -> None:
@@ -237,7 +232,7 @@ def test_no_extra_is_needed_to_import_everything() -> None:
         "import sys\n"
         "for name in ('imageio', 'PIL.ImageDraw', 'h5py', 'minari', 'pytest', 'tensorboard'):\n"
         "    sys.modules[name] = None\n"
-        "from offline_meta_rl.cli import import_classes\n"
+        "from offline_meta_rl.launch import import_classes\n"
         "from offline_meta_rl.envs import FAMILIES\n"
         "import_classes()\n"
         "FAMILIES['ant_dir'].base_model()\n"

@@ -33,7 +33,10 @@ ORDER = (
     "datamodules",
     "callbacks",
     "experiments",
+    "renamed",
+    "launch",
     "cli",
+    "finetune",
     "main",
     "__main__",
 )
@@ -55,7 +58,6 @@ WITHOUT_SIMULATOR = (
 )
 MOST_MODULES = 12
 ROOMIER: dict[str, int] = {
-    "callbacks": 15,
     "offline_meta_rl/methods": 13,
 }
 """Folders with more modules than that; ``docs/decisions.md`` says why."""

@@ -1,9 +1,8 @@
 """Choose snapshots of a behaviour agent's training and pack them as package data.
 
-``python -m offline_meta_rl.behaviour.pack ant_dir FOLDER`` writes ``behaviours/ant_dir.pt``.
+``lightning behaviour pack ant_dir FOLDER`` writes ``policies/ant_dir.pt``.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -89,34 +88,54 @@ def pack(snapshots: Sequence[Path], out: Path, family: TaskFamily) -> None:
     torch.save(package, out)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Choose snapshots, pack them, and print what they reach."""
-    parser = argparse.ArgumentParser(prog="python -m offline_meta_rl.behaviour.pack")
-    parser.add_argument("family", choices=LEARNED)
-    parser.add_argument("folder", type=Path, help="folder with <step>.pt snapshots")
-    parser.add_argument("--stages", type=int, default=5, help="how many to choose")
-    parser.add_argument("--steps", type=int, nargs="+", help="choose these training steps instead")
-    parser.add_argument("--out", type=Path, help="file to write; default: the package's own")
-    options = parser.parse_args(arguments)
-    family = FAMILIES[options.family]
-    paths = sorted(options.folder.glob("*.pt"), key=lambda path: int(path.stem))
+def pack_snapshots(
+    name: str,
+    folder: Path,
+    *,
+    stages: int = 5,
+    steps: Sequence[int] | None = None,
+    out: Path | None = None,
+) -> list[str]:
+    """Choose snapshots, pack them, and return lines about what they reach.
+
+    Args:
+        name: Of the family.
+        folder: With <step>.pt snapshots.
+        stages: How many to choose.
+        steps: Choose these training steps instead.
+        out: File to write; None for the package's own.
+
+    Raises:
+        ValueError: The family has no learned behaviour, a step has no snapshot, or there are too
+            few snapshots.
+    """
+    if name not in LEARNED:
+        raise ValueError(
+            f"Expected a family whose behaviour is learned, {', '.join(LEARNED)}, found {name!r}. "
+            "Name one of these."
+        )
+    family = FAMILIES[name]
+    paths = sorted(folder.glob("*.pt"), key=lambda path: int(path.stem))
+    if not paths:
+        raise ValueError(
+            f"Expected <step>.pt snapshots in {folder}, found none. Train the behaviour agents "
+            "with the callback BehaviourSnapshots first."
+        )
     snapshots = [torch.load(path, weights_only=True) for path in paths]
     mean = torch.stack([snapshot["mean"].mean() for snapshot in snapshots])
     noisy = torch.stack([snapshot["noisy"].mean() for snapshot in snapshots])
     random_return = float(random_returns(family, seed=0, task_seed=0).mean())
-    if options.steps:
-        chosen = [[int(path.stem) for path in paths].index(step) for step in options.steps]
+    known = [int(path.stem) for path in paths]
+    if unknown := sorted(set(steps or ()) - set(known)):
+        raise ValueError(f"--steps: expected some of {known}, found {unknown}.")
+    if steps:
+        chosen = [known.index(step) for step in steps]
     else:
-        chosen = choose_stages(mean, noisy, random_return, options.stages)
-    out = options.out or behaviour_file(family)
-    pack([paths[index] for index in chosen], out, family)
-    print(f"random actions: {random_return:.1f}")
+        chosen = choose_stages(mean, noisy, random_return, stages)
+    target = out or behaviour_file(family)
+    pack([paths[index] for index in chosen], target, family)
+    lines = [f"random actions: {random_return:.1f}"]
     for number, index in enumerate(chosen):
-        print(
-            f"stage {number}: step {int(paths[index].stem)}, mean action {mean[index]:.1f}, "
-            f"sampled {noisy[index]:.1f}"
-        )
-
-
-if __name__ == "__main__":
-    main()
+        reached = f"mean action {mean[index]:.1f}, sampled {noisy[index]:.1f}"
+        lines.append(f"stage {number}: step {known[index]}, {reached}")
+    return [*lines, str(target)]

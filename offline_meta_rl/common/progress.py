@@ -1,6 +1,7 @@
 """Progress bars of everything that is not training, and the clock that measures training."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
@@ -50,6 +51,8 @@ def progress_bars() -> Iterator[Bars]:
         TimeRemainingColumn(),
         console=console,
         disable=not console.is_terminal,
+        # What is printed meanwhile goes above the bar, unless it goes into a file or a pipe.
+        redirect_stdout=sys.stdout.isatty(),
     )
     with progress:
         yield Bars(progress)

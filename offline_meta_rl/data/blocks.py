@@ -1,14 +1,16 @@
 """Blocks: whole episodes of one task, as they are handed to a dataset's writer."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from offline_meta_rl.data.checks import broken_rows, check_task
 from offline_meta_rl.data.manifest import FINAL_KEY, Manifest, expected_layout
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class TaskBlock(NamedTuple):
@@ -23,7 +25,7 @@ class TaskBlock(NamedTuple):
             [E, C, h, w] uint8, in place of ``next_observation``. If None it is taken from there.
     """
 
-    transitions: Mapping[str, NDArray[Any] | torch.Tensor]
+    transitions: "Mapping[str, NDArray[Any] | Tensor]"
     stage: Any
     length: Any
     final_observation: Any = None

@@ -11,10 +11,9 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from offline_meta_rl.common.files import explain_os_errors, path_lock, replacing, sync_folder
@@ -32,6 +31,9 @@ from offline_meta_rl.data.manifest import (
     box,
     expected_layout,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 dataset_lock = path_lock
 
@@ -138,7 +140,7 @@ class DatasetWriter:
     def write_task(
         self,
         task: int,
-        transitions: Mapping[str, NDArray[Any] | torch.Tensor],
+        transitions: "Mapping[str, NDArray[Any] | Tensor]",
         *,
         stage: Any,
         length: Any,

@@ -1,187 +1,110 @@
 """``lightning data info | validate | plot | convert | merge | split``.
 
-Only what parsing needs is imported here; a command imports its tools when it runs.
+Only what parsing needs is imported here: a command imports its tools when it runs, and none but
+those that check returns or fill in a built-in family needs PyTorch.
 """
 
-import argparse
-import json
+import json as json_format
 import sys
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Literal
 
-from offline_meta_rl.common.commands import add_command, run_command
+from offline_meta_rl.common.commands import Commands
 
-FORMATS = ("native", "minari", "macaw", "folder")
-DATASET = "a dataset: its folder, or a URL that fsspec knows (s3://, https://, ...)"
-WIDTH = 180  # of tables that go into a file or a pipe
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command; errors about the input are one message, without a traceback."""
-    run_command(parser(), arguments)
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
-    root = argparse.ArgumentParser(
-        prog="lightning data", description="Look at datasets, check, convert, merge and split them."
-    )
-    commands = root.add_subparsers(metavar="COMMAND", required=True)
-
-    info = add_command(
-        commands, "info", _info, "print tasks, counts, returns, spaces and provenance"
-    )
-    info.add_argument("dataset", help=DATASET)
-    info.add_argument("--json", action="store_true", help="print JSON instead of tables")
-
-    validate = add_command(
-        commands,
-        "validate",
-        _validate,
-        "check files, numbers, episodes and returns to go; exit with 1 if anything is wrong",
-    )
-    validate.add_argument("dataset", help=f"{DATASET}; or data that `convert` reads")
-    validate.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    _describing(validate)
-
-    plot = add_command(
-        commands,
-        "plot",
-        _plot,
-        "draw returns per task, behaviour learning curves and the overlap of visited states",
-    )
-    plot.add_argument("dataset", help=DATASET)
-    plot.add_argument("picture", type=Path, help="PNG to write")
-
-    convert = add_command(
-        commands,
-        "convert",
-        _convert,
-        "make a dataset from Minari, MACAW's HDF5 or plain files, or Minari datasets from one",
-    )
-    convert.add_argument("source", help="folder of the data, or URL of a dataset")
-    convert.add_argument("target", help="folder to write; an interrupted conversion is continued")
-    convert.add_argument(
-        "--to", choices=("native", "minari"), default="native", help="default: %(default)s"
-    )
-    _describing(convert)
-
-    merge = add_command(
-        commands, "merge", _merge, "join datasets: more tasks, or more episodes of the same tasks"
-    )
-    merge.add_argument("datasets", nargs="+", help=DATASET)
-    merge.add_argument("--into", required=True, metavar="FOLDER", help="folder to write")
-
-    split = add_command(commands, "split", _split, "take tasks, stages or a share of the episodes")
-    split.add_argument("dataset", help=DATASET)
-    split.add_argument("target", help="folder to write the chosen episodes to")
-    split.add_argument("--rest", metavar="FOLDER", help="folder to write all other episodes to")
-    split.add_argument("--tasks", type=_numbers, metavar="N,N-N", help="tasks, such as 0,2,5-9")
-    split.add_argument("--stages", type=_names, metavar="NAME,NAME", help="behaviour stages")
-    split.add_argument(
-        "--fraction", type=float, help="share of the episodes of every task and stage, at random"
-    )
-    split.add_argument("--seed", type=int, default=0, help="of --fraction; default: %(default)s")
-    return root
-
-
-def _describing(command: argparse.ArgumentParser) -> None:
-    """Add the options that describe data of others."""
-    group = command.add_argument_group("data that does not describe itself")
-    group.add_argument("--from", dest="form", choices=FORMATS, help="format; default: look")
-    group.add_argument(
-        "--description",
-        type=Path,
-        metavar="FILE",
-        help="YAML or JSON with family, environment, horizon, task_parameters, splits, stages, "
-        "reference_returns; default: description.yaml beside the data",
-    )
-    group.add_argument("--family", help="short name of the task family")
-    group.add_argument("--task-seed", type=int, help="the tasks are the family's own of this seed")
-    group.add_argument("--test-tasks", type=_numbers, metavar="N,N-N", help="held-out tasks")
-    group.add_argument(
-        "--stride", type=int, default=1, metavar="K", help="MACAW: keep every K-th episode"
-    )
-    group.add_argument(
-        "--task-pickles",
-        type=Path,
-        metavar="FOLDER",
-        help="MACAW: folder of env_*.pkl with the task parameters; no code in them is run",
-    )
-
-
-def _numbers(text: str) -> list[int]:
-    """Parse ``0,2,5-9``."""
-    numbers: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        numbers += range(int(first), int(last or first) + 1)
-    return numbers
-
-
-def _names(text: str) -> list[str]:
-    return text.split(",")
-
-
-def _open(name: str) -> Any:
-    """Open a dataset; its content is checked as it is read."""
-    from offline_meta_rl.data.dataset import TaskDataset
-    from offline_meta_rl.data.remote import local_dataset
-
-    return TaskDataset.open(local_dataset(name))
-
-
-def _source(name: str, options: argparse.Namespace) -> Any:
-    from offline_meta_rl.data_tools.detect import open_source
-
-    given = {
-        "family": options.family,
-        "task_seed": options.task_seed,
-        "test_tasks": options.test_tasks,
-    }
-    return open_source(
-        name,
-        form=options.form,
-        description=options.description,
-        options={key: value for key, value in given.items() if value is not None},
-        stride=options.stride,
-        pickles=options.task_pickles,
-    )
-
-
-def _console() -> Any:
+if TYPE_CHECKING:
     from rich.console import Console
 
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDTH)
+    from offline_meta_rl.data.stored import StoredDataset
+    from offline_meta_rl.data_tools.source import TaskSource
+
+WIDTH = 180  # of tables that go into a file or a pipe
+Format = Literal["native", "minari", "macaw", "folder"]
 
 
-def _info(options: argparse.Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Foreign:
+    """What data of others does not say about itself.
+
+    Attributes:
+        from_: Format of the data. By default the files tell.
+        description: YAML or JSON with family, environment, horizon, task_parameters, splits,
+            stages, reference_returns. By default description.yaml beside the data.
+        family: Short name of the task family.
+        task_seed: The tasks are the family's own of this seed.
+        test_tasks: Held-out tasks, such as 0,2,5-9.
+        stride: Keep every K-th episode of MACAW's data.
+        task_pickles: Folder of MACAW's env_*.pkl with the task parameters. No code in them is run.
+    """
+
+    from_: Format | None = None
+    description: Path | None = None
+    family: str | None = None
+    task_seed: int | None = None
+    test_tasks: str | None = None
+    stride: int = 1
+    task_pickles: Path | None = None
+
+    def open(self, source: str) -> "TaskSource":
+        """Open data of any format; its content is checked as it is read."""
+        from offline_meta_rl.data_tools.detect import open_source
+
+        given = {
+            "family": self.family,
+            "task_seed": self.task_seed,
+            "test_tasks": numbers(self.test_tasks, "--test_tasks"),
+        }
+        return open_source(
+            source,
+            form=self.from_,
+            description=self.description,
+            options={key: value for key, value in given.items() if value is not None},
+            stride=self.stride,
+            pickles=self.task_pickles,
+        )
+
+
+def info(dataset: str, *, json: bool = False) -> None:
+    """Print tasks, counts, returns, spaces and provenance.
+
+    Args:
+        dataset: Folder of the dataset, or a URL that fsspec knows (s3://, https://, ...).
+        json: Print JSON instead of tables.
+    """
     from offline_meta_rl.data_tools.info import information, print_information
 
-    found = information(_open(options.dataset))
-    if options.json:
-        print(json.dumps(found, indent=1))
+    found = information(_open(dataset, verify=False))  # what is read is checked
+    if json:
+        print(json_format.dumps(found, indent=1))
     else:
         print_information(found, _console())
 
 
-def _validate(options: argparse.Namespace) -> None:
+def validate(dataset: str, foreign: Foreign, *, json: bool = False) -> None:
+    """Check files, numbers, episodes and returns to go; exit with 1 if anything is wrong.
+
+    Args:
+        dataset: Folder or URL of a dataset, or data that `convert` reads.
+        foreign: What data of others does not say about itself.
+        json: Print JSON instead of a table.
+    """
     from rich.markup import escape
     from rich.table import Table
 
     from offline_meta_rl.data.remote import local_dataset
     from offline_meta_rl.data_tools.detect import format_of
-    from offline_meta_rl.data_tools.validate import validate, validate_source
+    from offline_meta_rl.data_tools.validate import validate as findings_of
+    from offline_meta_rl.data_tools.validate import validate_source
 
-    folder = local_dataset(options.dataset)
-    if (options.form or format_of(folder)) == "native":
-        findings = validate(folder)
+    folder = local_dataset(dataset)
+    if (foreign.from_ or format_of(folder)) == "native":
+        findings = findings_of(folder)
     else:
-        findings = validate_source(_source(str(folder), options))
-    if options.json:
-        print(json.dumps([finding._asdict() for finding in findings], indent=1))
+        findings = validate_source(foreign.open(str(folder)))
+    if json:
+        print(json_format.dumps([finding._asdict() for finding in findings], indent=1))
     elif findings:
         table = Table(
             title=f"{escape(str(folder))}: {len(findings)} findings", title_justify="left"
@@ -197,49 +120,167 @@ def _validate(options: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-def _plot(options: argparse.Namespace) -> None:
-    from offline_meta_rl.data_tools.plot import plot
+def plot(dataset: str, picture: Path) -> None:
+    """Draw returns per task, behaviour learning curves and the overlap of visited states.
 
-    plot(_open(options.dataset), options.picture)
-    print(options.picture)
+    Args:
+        dataset: Folder or URL of the dataset.
+        picture: PNG to write.
+    """
+    from offline_meta_rl.data_tools.plot import plot as draw
+
+    draw(_open(dataset), picture)
+    print(picture)
 
 
-def _convert(options: argparse.Namespace) -> None:
-    from offline_meta_rl.data_tools.source import write_dataset
+def convert(
+    source: str, target: str, foreign: Foreign, *, to: Literal["native", "minari"] = "native"
+) -> None:
+    """Make a dataset from Minari, MACAW's HDF5 or plain files, or Minari datasets from one.
 
-    source = _source(options.source, options)
-    if options.to == "minari":
+    Args:
+        source: Folder of the data, or URL of a dataset.
+        target: Folder to write. The same command continues an interrupted conversion.
+        foreign: What data of others does not say about itself.
+        to: Format to write.
+    """
+    opened = foreign.open(source)
+    if to == "minari":
         from offline_meta_rl.data_tools.formats.minari_write import write_minari
 
-        print(write_minari(source, options.target))
+        print(write_minari(opened, target))
     else:
-        print(write_dataset(source, options.target, label="Converting"))
+        _write(opened, target, "Converting")
 
 
-def _merge(options: argparse.Namespace) -> None:
+def merge(datasets: list[str], *, into: str) -> None:
+    """Join datasets: more tasks, or more episodes of the same tasks.
+
+    Args:
+        datasets: Folders or URLs of the datasets.
+        into: Folder to write.
+    """
     from offline_meta_rl.data_tools.merge import merged
-    from offline_meta_rl.data_tools.source import write_dataset
 
-    datasets = [_open(name) for name in options.datasets]
-    print(write_dataset(merged(datasets), options.into, label="Merging"))
+    _write(merged([_open(name) for name in datasets]), into, "Merging")
 
 
-def _split(options: argparse.Namespace) -> None:
+def split(
+    dataset: str,
+    target: str,
+    *,
+    rest: str | None = None,
+    tasks: str | None = None,
+    stages: str | None = None,
+    fraction: float | None = None,
+    seed: int = 0,
+) -> None:
+    """Take tasks, stages or a share of the episodes.
+
+    Args:
+        dataset: Folder or URL of the dataset.
+        target: Folder to write the chosen episodes to.
+        rest: Folder to write all other episodes to.
+        tasks: Tasks to take, such as 0,2,5-9.
+        stages: Behaviour stages to take, such as poor,expert.
+        fraction: Share of the episodes of every task and stage to take at random, 0 to 1.
+        seed: Seed of the random choice.
+
+    Raises:
+        ValueError: Nothing says what to take.
+    """
     from offline_meta_rl.data_tools.merge import chosen_episodes, selected
+
+    if tasks is None and stages is None and fraction is None:
+        raise ValueError("Expected --tasks, --stages or --fraction, found none. Name what to take.")
+    opened = _open(dataset)
+    chosen, named = numbers(tasks, "--tasks"), stages.split(",") if stages else None
+    keep = chosen_episodes(opened, tasks=chosen, stages=named, fraction=fraction, seed=seed)
+    choice = {"tasks": chosen, "stages": named, "fraction": fraction, "seed": seed}
+    parts = [(target, keep)] + ([(rest, ~keep)] if rest else [])
+    sources = [
+        (folder, selected(opened, mask, choice | {"rest": folder != target}))
+        for folder, mask in parts
+    ]
+    for folder, source in sources:
+        if rest and Path(folder).exists():
+            print(folder)
+        else:
+            _write(source, folder, "Splitting")
+
+
+COMMANDS = Commands(
+    "lightning data",
+    "Look at datasets, check, convert, merge and split them.",
+    {
+        "info": info,
+        "validate": validate,
+        "plot": plot,
+        "convert": convert,
+        "merge": merge,
+        "split": split,
+    },
+    example="lightning data info my_dataset\nlightning data convert my_files my_dataset",
+)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run one command; errors about the input are one message, without a traceback."""
+    COMMANDS.run(arguments)
+
+
+def numbers(text: str | None, option: str) -> list[int] | None:
+    """Return the tasks in a text such as ``0,2,5-9``; None without one.
+
+    Args:
+        text: Numbers and ranges, separated by commas.
+        option: Where the text comes from, for the message.
+
+    Raises:
+        ValueError: The text is something else.
+    """
+    if text is None:
+        return None
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        try:
+            found += range(int(first), int(last or first) + 1)
+        except ValueError:
+            raise ValueError(
+                f"{option}: expected tasks such as 0,2,5-9, found {text!r}. Separate numbers and "
+                "ranges by commas."
+            ) from None
+    return found
+
+
+def _open(name: str, verify: bool | None = None) -> "StoredDataset":
+    """Open a dataset; see ``StoredDataset.open`` for ``verify``."""
+    from offline_meta_rl.data.remote import local_dataset
+    from offline_meta_rl.data.stored import StoredDataset
+
+    return StoredDataset.open(local_dataset(name), verify)
+
+
+def _write(source: "TaskSource", target: str, label: str) -> None:
+    """Write a dataset; say what it holds and what to do next."""
+    from offline_meta_rl.data.manifest import MANIFEST_FILE, Manifest
     from offline_meta_rl.data_tools.source import write_dataset
 
-    choice = {name: getattr(options, name) for name in ("tasks", "stages", "fraction")}
-    if all(value is None for value in choice.values()):
-        raise ValueError("Expected --tasks, --stages or --fraction, found none. Name what to take.")
-    choice["seed"] = options.seed
-    dataset = _open(options.dataset)
-    keep = chosen_episodes(dataset, **choice)
-    parts = [(options.target, keep)] + ([(options.rest, ~keep)] if options.rest else [])
-    sources = [
-        (target, selected(dataset, mask, choice | {"rest": target != options.target}))
-        for target, mask in parts
-    ]
-    for target, source in sources:
-        if not (options.rest and Path(target).exists()):
-            write_dataset(source, target, label="Splitting")
-        print(target)
+    started = time.monotonic()
+    path = write_dataset(source, target, label=label)
+    print(path)
+    manifest = Manifest.from_json((path / MANIFEST_FILE).read_text(), path / MANIFEST_FILE)
+    print(
+        f"{manifest.num_tasks} tasks, {sum(manifest.num_episodes)} episodes, "
+        f"{sum(manifest.num_transitions)} transitions in {time.monotonic() - started:.1f} s. "
+        f"Next: lightning data info {path}",
+        file=sys.stderr,
+    )
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH)

@@ -145,7 +145,7 @@ def _parameters(
     if given is None and family is not None and settings.get("task_seed") is None:
         raise ValueError(
             f"{where}: expected the parameters of each task of {family.name}, found none. List "
-            "them in the description (task_parameters: [[...], ...]), or pass --task-seed if the "
+            "them in the description (task_parameters: [[...], ...]), or pass --task_seed if the "
             "tasks are the family's own."
         )
     if given is None and family is not None:

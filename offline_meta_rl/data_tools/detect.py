@@ -61,17 +61,17 @@ def open_source(
         raise FileNotFoundError(f"No folder at {folder}; pass the folder that holds the data.")
     if form != "macaw" and (stride != 1 or pickles is not None):
         raise ValueError(
-            f"--stride and --task-pickles are for MACAW's data; {path} is {form}. Leave them out."
+            f"--stride and --task_pickles are for MACAW's data; {path} is {form}. Leave them out."
         )
     if form == "native":
-        from offline_meta_rl.data.dataset import TaskDataset
+        from offline_meta_rl.data.stored import StoredDataset
         from offline_meta_rl.data_tools.formats.native import EpisodeSource
 
         if options or description:
             raise ValueError(
                 f"{path} describes itself; leave out {', '.join(options or FILE_NAMES)}."
             )
-        return EpisodeSource.whole(TaskDataset.open(folder))
+        return EpisodeSource.whole(StoredDataset.open(folder))
     settings = read_settings(description, folder) | dict(options or {})
     if form == "minari":
         from offline_meta_rl.data_tools.formats.minari_read import MinariFolder

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from offline_meta_rl.data.blocks import TaskBlock
 from offline_meta_rl.data.checks import broken_rows, check_task
-from offline_meta_rl.data.dataset import TaskDataset
 from offline_meta_rl.data.manifest import TRANSITION_KEYS, Manifest
 from offline_meta_rl.data.returns import backward_returns, disagreement
+from offline_meta_rl.data.stored import StoredDataset
 from offline_meta_rl.data_tools.source import Description
 
 DISCOUNT = 0.99
@@ -73,7 +73,7 @@ def episode_findings(
 
 
 def task_findings(
-    dataset: TaskDataset, task: int, returns: NDArray[np.float32] | None
+    dataset: StoredDataset, task: int, returns: NDArray[np.float32] | None
 ) -> Iterator[Finding]:
     """Yield what is wrong with the episodes of one task, the first row of each kind.
 
@@ -83,19 +83,19 @@ def task_findings(
         returns: what the reader computes for all rows, [N]; None to leave them out.
     """
     first, stop = dataset.task_rows(task)
-    own = dataset.episodes["task"].numpy() == task
-    start, length = (dataset.episodes[key].numpy()[own] for key in ("start", "length"))
+    own = dataset.values("episodes/task") == task
+    start, length = (dataset.values(f"episodes/{key}")[own] for key in ("start", "length"))
     end = np.zeros(stop - first, dtype=bool)
     end[start + length - 1 - first] = True
     terminated, truncated = (
-        dataset.transitions[key].numpy()[first:stop] for key in ("terminated", "truncated")
+        dataset.values(f"transitions/{key}")[first:stop] for key in ("terminated", "truncated")
     )
     ended = terminated | truncated
     yield from _end_findings(task, first, end, ended)
     if not dataset.manifest.has_images:  # which store each image once
         yield from _next_findings(dataset, task, first, end)
     if returns is not None:
-        reward = dataset.transitions["reward"].numpy()[first:stop]
+        reward = dataset.values("transitions/reward")[first:stop]
         rows = disagreement(returns[first:stop], backward_returns(reward, ended, DISCOUNT))
         if len(rows):
             yield Finding(
@@ -127,10 +127,10 @@ def _end_findings(
 
 
 def _next_findings(
-    dataset: TaskDataset, task: int, first: int, end: NDArray[np.bool_]
+    dataset: StoredDataset, task: int, first: int, end: NDArray[np.bool_]
 ) -> Iterator[Finding]:
     observation, following = (
-        dataset.transitions[key].numpy() for key in ("observation", "next_observation")
+        dataset.values(f"transitions/{key}") for key in ("observation", "next_observation")
     )
     broken: list[int] = []
     for start in range(0, len(end), ROWS):

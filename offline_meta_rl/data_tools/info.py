@@ -7,11 +7,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from offline_meta_rl.data.dataset import TaskDataset
+from offline_meta_rl.data.stored import StoredDataset
 from offline_meta_rl.data_tools.statistics import episode_statistics, summary
 
 
-def information(dataset: TaskDataset) -> dict[str, Any]:
+def information(dataset: StoredDataset) -> dict[str, Any]:
     """Return what a dataset holds, in plain JSON types."""
     manifest = dataset.manifest
     episodes = episode_statistics(dataset)

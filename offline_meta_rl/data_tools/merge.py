@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offline_meta_rl.data.dataset import TaskDataset
+from offline_meta_rl.data.stored import StoredDataset
 from offline_meta_rl.data_tools.formats.native import EpisodeSource
 from offline_meta_rl.data_tools.source import Description
 
-Parts = list[list[tuple[TaskDataset, NDArray[np.int64], NDArray[np.int64]]]]
+Parts = list[list[tuple[StoredDataset, NDArray[np.int64], NDArray[np.int64]]]]
 SHARED = ("environment", "family", "observation_space", "action_space", "horizon", "task_seed")
 
 
-def merged(datasets: Sequence[TaskDataset]) -> EpisodeSource:
+def merged(datasets: Sequence[StoredDataset]) -> EpisodeSource:
     """Return the union of datasets of one family.
 
     Tasks with the same parameters are one task, with the episodes of all; other tasks are added.
@@ -32,7 +32,7 @@ def merged(datasets: Sequence[TaskDataset]) -> EpisodeSource:
                     f"{dataset.path}: {name}: expected {expected} as in {datasets[0].path}, found "
                     f"{found}. Only datasets of the same tasks and spaces can be merged."
                 )
-    seen: dict[str, TaskDataset] = {}
+    seen: dict[str, StoredDataset] = {}
     for dataset in datasets:
         twin = seen.setdefault(_data_checksum(dataset), dataset)
         if twin is not dataset:
@@ -49,7 +49,7 @@ def merged(datasets: Sequence[TaskDataset]) -> EpisodeSource:
     parts: Parts = [[] for _ in tasks]
     for dataset, place in zip(datasets, places, strict=True):
         renamed = np.asarray([stages.index(name) for name in dataset.manifest.stages])
-        task, stage = (dataset.episodes[key].numpy() for key in ("task", "stage"))
+        task, stage = (dataset.values(f"episodes/{key}") for key in ("task", "stage"))
         for own, new in enumerate(place):
             episodes = np.flatnonzero(task == own)
             parts[new].append((dataset, episodes, renamed[stage[episodes]]))
@@ -64,7 +64,7 @@ def merged(datasets: Sequence[TaskDataset]) -> EpisodeSource:
 
 
 def selected(
-    dataset: TaskDataset, keep: NDArray[np.bool_], origin: dict[str, Any]
+    dataset: StoredDataset, keep: NDArray[np.bool_], origin: dict[str, Any]
 ) -> EpisodeSource:
     """Return some episodes of a dataset; tasks and stages without any are left out.
 
@@ -79,7 +79,7 @@ def selected(
     manifest = dataset.manifest
     if not keep.any():
         raise ValueError(f"{dataset.path}: expected at least one episode to be left, found none.")
-    task, stage = (dataset.episodes[key].numpy() for key in ("task", "stage"))
+    task, stage = (dataset.values(f"episodes/{key}") for key in ("task", "stage"))
     tasks, stages = np.unique(task[keep]).tolist(), np.unique(stage[keep]).tolist()
     new_stage = np.searchsorted(stages, stage)
     parts: Parts = []
@@ -100,7 +100,7 @@ def selected(
 
 
 def chosen_episodes(
-    dataset: TaskDataset,
+    dataset: StoredDataset,
     *,
     tasks: Sequence[int] | None = None,
     stages: Sequence[str] | None = None,
@@ -116,7 +116,7 @@ def chosen_episodes(
         ValueError: an unknown task or stage, or a fraction outside (0, 1).
     """
     manifest = dataset.manifest
-    task, stage = (dataset.episodes[key].numpy() for key in ("task", "stage"))
+    task, stage = (dataset.values(f"episodes/{key}") for key in ("task", "stage"))
     keep = np.ones(len(task), dtype=bool)
     if tasks is not None:
         unknown = sorted(set(tasks) - set(range(manifest.num_tasks)))
@@ -144,13 +144,13 @@ def chosen_episodes(
     return keep
 
 
-def _data_checksum(dataset: TaskDataset) -> str:
+def _data_checksum(dataset: StoredDataset) -> str:
     entries = dataset.manifest.arrays
     return " ".join(c for name in sorted(entries) for c in entries[name].checksums)
 
 
 def _merged_splits(
-    datasets: Sequence[TaskDataset], places: list[list[int]]
+    datasets: Sequence[StoredDataset], places: list[list[int]]
 ) -> dict[str, dict[str, list[int]]]:
     """Return the splits that every dataset has, of the new task numbers."""
     names = [
@@ -177,7 +177,7 @@ def _merged_splits(
 
 
 def _merged_returns(
-    datasets: Sequence[TaskDataset], places: list[list[int]], num_tasks: int
+    datasets: Sequence[StoredDataset], places: list[list[int]], num_tasks: int
 ) -> dict[str, Any]:
     """Return the reference returns that every dataset has; a task's come from the first with it."""
 

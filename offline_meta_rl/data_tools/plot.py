@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offline_meta_rl.data.dataset import TaskDataset
+from offline_meta_rl.data.stored import StoredDataset
 from offline_meta_rl.data_tools.statistics import Episodes, episode_statistics
 
 SAMPLE = 4000  # observations of each task
@@ -17,7 +17,7 @@ CELLS = 24  # on each side of the grid that visits are counted on
 BINS = 40
 
 
-def plot(dataset: TaskDataset, path: str | Path) -> None:
+def plot(dataset: StoredDataset, path: str | Path) -> None:
     """Draw return histograms, behaviour learning curves and the overlap of visited states.
 
     Args:
@@ -45,7 +45,7 @@ def plot(dataset: TaskDataset, path: str | Path) -> None:
     os.replace(partial, target)
 
 
-def overlap(dataset: TaskDataset, seed: int = 0) -> NDArray[np.float64]:
+def overlap(dataset: StoredDataset, seed: int = 0) -> NDArray[np.float64]:
     """Return how much two tasks visit the same states, [T, T]: 0 nowhere, 1 equally often.
 
     Observations (images averaged down to 16 pixels a side) are projected on the two directions in
@@ -54,7 +54,7 @@ def overlap(dataset: TaskDataset, seed: int = 0) -> NDArray[np.float64]:
     """
     random = np.random.default_rng(seed)
     samples = []
-    observation = dataset.transitions["observation"].numpy()
+    observation = dataset.values("transitions/observation")
     for task in range(dataset.manifest.num_tasks):
         first, stop = dataset.task_rows(task)
         size = min(SAMPLE, stop - first)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from offline_meta_rl.data.dataset import TaskDataset
+from offline_meta_rl.data.stored import StoredDataset
 
 
 class Episodes(NamedTuple):
@@ -24,12 +24,12 @@ class Episodes(NamedTuple):
     returns: NDArray[np.float64]
 
 
-def episode_statistics(dataset: TaskDataset) -> Episodes:
+def episode_statistics(dataset: StoredDataset) -> Episodes:
     """Sum the rewards of every episode, one task at a time."""
     task, stage, start, length = (
-        dataset.episodes[key].numpy() for key in ("task", "stage", "start", "length")
+        dataset.values(f"episodes/{key}") for key in ("task", "stage", "start", "length")
     )
-    reward = dataset.transitions["reward"].numpy()
+    reward = dataset.values("transitions/reward")
     returns = np.empty(len(task))
     for index in range(dataset.manifest.num_tasks):
         first, stop = dataset.task_rows(index)

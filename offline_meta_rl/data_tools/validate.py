@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from offline_meta_rl.common.progress import progress_bar
 from offline_meta_rl.data.arrays import checksum
-from offline_meta_rl.data.dataset import TaskDataset
 from offline_meta_rl.data.manifest import EPISODE_KEYS, MANIFEST_FILE, ArrayEntry, Manifest
 from offline_meta_rl.data_tools.episode_checks import (
     DISCOUNT,
@@ -71,6 +70,8 @@ def validate(path: Path) -> list[Finding]:
         )
         findings += broken
         if not broken:
+            from offline_meta_rl.data.dataset import TaskDataset  # imports PyTorch
+
             dataset = TaskDataset(path, manifest)
             damaged = {finding.array for finding in findings}
             returns = None

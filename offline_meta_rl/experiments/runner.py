@@ -124,6 +124,7 @@ class Runner:
         retry_failed: Also run what failed before.
         launch: Runs one command; None for a process.
         say: Prints a line.
+        ended: Is told when one of the runs to do is over, however it ended.
 
     Raises:
         ValueError: A run that was begun with other settings.
@@ -137,8 +138,9 @@ class Runner:
         retry_failed: bool = False,
         launch: Launch | None = None,
         say: Callable[[str], None] = print,
+        ended: Callable[[], None] = lambda: None,
     ) -> None:
-        self.runs, self.workers, self.say = runs, workers, say
+        self.runs, self.workers, self.say, self.ended = runs, workers, say, ended
         self.launch: Launch = launch or self._process
         again = {State.WAITING, State.INTERRUPTED} | ({State.FAILED} if retry_failed else set())
         states = [state_of(run) for run in runs]
@@ -202,6 +204,7 @@ class Runner:
             self.say(f"{run.name}: interrupted; the same command goes on")
         else:
             self.say(f"{run.name}: FAILED with exit code {code}")
+        self.ended()
 
     def _commands(self, run: Run, variables: Mapping[str, str], log: IO[str], lock: int) -> int:
         """Run what is not done yet of a run's commands; return the first exit code but 0."""
@@ -280,7 +283,7 @@ class Runner:
                 f"\n{run.name} failed; the end of {run.folder / 'log.txt'}:\n{last_lines(run)}"
             )
         if failed:
-            self.say("\nRun the same command with --retry-failed to try them again.")
+            self.say("\nRun the same command with --retry_failed to try them again.")
         finished = sum(state == State.FINISHED for state in states.values())
         self.say(f"{finished} of {len(self.runs)} runs are finished.")
         return finished == len(self.runs)

@@ -6,13 +6,17 @@ environments of each, B transitions, H steps, O/A observation/action size.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from offline_meta_rl.data.contracts import HasContexts
 from offline_meta_rl.finetuning.replay import Columns, OnlineReplay
+
+if TYPE_CHECKING:
+    from offline_meta_rl.envs.base import TaskFamily  # imports the simulators
 
 
 def cannot_be_fine_tuned(method: str) -> TypeError:
@@ -83,3 +87,68 @@ class OnlineLearner(ABC):
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where ``state_dict`` was taken."""
+
+
+@runtime_checkable
+class FineTunes(Protocol):
+    """A method that can be fine-tuned online; look at ``Macaw``.
+
+    Attributes:
+        fine_tuner: Adapts to the contexts [T, B] of T tasks with a number of gradient steps, and
+            returns the agents that go on learning. Its keyword arguments are the settings that
+            users may give as ``--finetune.learner``.
+        device: Where the method runs.
+        hparams: What it was built with.
+    """
+
+    @property
+    def fine_tuner(self) -> Callable[..., OnlineLearner]:
+        """See the class."""
+
+    @property
+    def device(self) -> torch.device:
+        """See the class."""
+
+    @property
+    def hparams(self) -> Mapping[str, Any]:
+        """See the class."""
+
+    def eval(self) -> Self:
+        """Leave the training mode."""
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Return all weights."""
+
+
+@runtime_checkable
+class SimulatedTasks(HasContexts, Protocol):
+    """A datamodule whose tasks can be simulated too; look at ``TaskBuffers``.
+
+    Attributes:
+        family: Makes the environments of the tasks.
+        hparams: What it was built with; ``discount``, and perhaps ``split``, among them.
+    """
+
+    @property
+    def family(self) -> "TaskFamily":
+        """See the class."""
+
+    @property
+    def hparams(self) -> Mapping[str, Any]:
+        """See the class."""
+
+
+def checked(method: object, data: object) -> tuple[FineTunes, SimulatedTasks]:
+    """Return a method and its data once they are known to have what a fine-tuning asks of them.
+
+    Raises:
+        TypeError: A method that cannot be fine-tuned, or data without tasks.
+    """
+    if not isinstance(method, FineTunes):
+        raise cannot_be_fine_tuned(type(method).__name__)
+    if not isinstance(data, SimulatedTasks):
+        raise TypeError(
+            "Fine-tuning needs a datamodule with dataset, family and context, such as TaskBuffers; "
+            f"found {type(data).__name__}. Pass another one with --data."
+        )
+    return method, data

@@ -8,7 +8,7 @@ transitions, P numbers that describe a task, O/A observation/action size.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -22,7 +22,19 @@ from offline_meta_rl.finetuning.learner import OnlineLearner
 from offline_meta_rl.finetuning.replay import OnlineReplay, with_returns
 from offline_meta_rl.finetuning.settings import FineTuningSettings
 
-EPISODE_FIELDS = ("observation", "action", "reward", "next_observation", "terminated")
+
+class Point(TypedDict):
+    """One evaluation of all T tasks.
+
+    Attributes:
+        episodes: Episodes collected in each task before it.
+        steps: Environment steps collected before it, [T].
+        returns: Returns of E episodes with mean actions, [T, E]; NaN where one diverged.
+    """
+
+    episodes: int
+    steps: list[int]
+    returns: list[list[float]]
 
 
 class FineTuning:
@@ -46,8 +58,7 @@ class FineTuning:
         steps: environment steps collected so far, [T].
         updates_taken: kind -> updates so far.
         diverged: episodes in which the simulator diverged; they are dropped, [T].
-        curve: a point for each evaluation: ``episodes``, ``steps`` [T] and ``returns`` [T, E], NaN
-            where an episode diverged.
+        curve: a point for each evaluation.
         metrics: what the last updates reported, means over tasks.
     """
 
@@ -85,7 +96,7 @@ class FineTuning:
         self.steps: Tensor = torch.zeros(self.num_tasks, dtype=torch.int64)
         self.diverged: Tensor = torch.zeros(self.num_tasks, dtype=torch.int64)
         self.updates_taken = dict.fromkeys(self.updates, 0)
-        self.curve: list[dict[str, Any]] = []
+        self.curve: list[Point] = []
         self.metrics: dict[str, float] = {}
 
     @property
@@ -147,25 +158,25 @@ class FineTuning:
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to continue exactly here, as tensors and plain types."""
         return {
-            **{name: getattr(self, name).state_dict() for name in _PARTS},
+            **{name: part.state_dict() for name, part in self._parts.items()},
             "generator": self.generator.get_state(),
             "episodes": self.episodes,
             "steps": self.steps.clone(),
             "diverged": self.diverged.clone(),
             "updates_taken": dict(self.updates_taken),
-            "curve": [dict(point) for point in self.curve],
+            "curve": [point.copy() for point in self.curve],
             "metrics": dict(self.metrics),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue where ``state_dict`` was taken."""
-        for name in _PARTS:
-            getattr(self, name).load_state_dict(state[name])
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
         self.generator.set_state(state["generator"])
         self.episodes = state["episodes"]
         self.steps, self.diverged = state["steps"].clone(), state["diverged"].clone()
         self.updates_taken = dict(state["updates_taken"])
-        self.curve = [dict(point) for point in state["curve"]]
+        self.curve = [point.copy() for point in state["curve"]]
         self.metrics = dict(state["metrics"])
 
     def _collect(self) -> None:
@@ -173,7 +184,13 @@ class FineTuning:
         episodes = self._run(self.explorers, noise=True)
         length = torch.from_numpy(episodes.lengths)
         diverged = torch.from_numpy(episodes.diverged)
-        arrays = {name: getattr(episodes, name) for name in EPISODE_FIELDS}
+        arrays = {
+            "observation": episodes.observation,
+            "action": episodes.action,
+            "reward": episodes.reward,
+            "next_observation": episodes.next_observation,
+            "terminated": episodes.terminated,
+        }
         rows = with_returns(
             {name: torch.from_numpy(array).transpose(0, 1) for name, array in arrays.items()},
             length,
@@ -243,5 +260,17 @@ class FineTuning:
         rows = np.repeat(self.parameters, episodes, axis=0)
         return self.family.make_engine(rows, seed=seed, num_threads=self.num_threads)
 
+    @property
+    def _parts(self) -> dict[str, "_HasState"]:
+        return {
+            "learner": self.learner,
+            "replay": self.replay,
+            "explorers": self.explorers,
+            "evaluators": self.evaluators,
+        }
 
-_PARTS = ("learner", "replay", "explorers", "evaluators")
+
+class _HasState(Protocol):
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...

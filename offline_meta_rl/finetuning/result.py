@@ -1,49 +1,90 @@
-"""The result file and the picture of a fine-tuning."""
+"""What a fine-tuning leaves behind: a result file, a picture, and points in the loggers."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import lightning
 import numpy as np
-import torch
+from lightning.pytorch.loggers import Logger
 
 from offline_meta_rl.common.files import write_json
-from offline_meta_rl.evaluation.measure import datamodule_of, describe_run
-from offline_meta_rl.finetuning.summary import curves, improvement, milestones, summary
+from offline_meta_rl.evaluation.result_files import TaskCurve
+from offline_meta_rl.finetuning.loop import FineTuning, Point
+from offline_meta_rl.finetuning.summary import (
+    curves,
+    improvement,
+    mean_return,
+    milestones,
+    summary,
+)
 from offline_meta_rl.reports.curves import fine_tuning_curves
-from offline_meta_rl.reports.wandb_pictures import to_wandb
-
-if TYPE_CHECKING:
-    from offline_meta_rl.finetuning.loop import FineTuning
+from offline_meta_rl.reports.wandb_pictures import show_picture
 
 
-def write_fine_tuning(
-    trainer: lightning.Trainer,
-    run: "FineTuning",
+@dataclass(frozen=True)
+class Outputs:
+    """Where a fine-tuning writes.
+
+    Attributes:
+        root: Folder of the result file, the picture and the state.
+        name: Name of the files, and prefix of what is logged.
+        loggers: Lightning's loggers.
+    """
+
+    root: Path
+    name: str
+    loggers: Sequence[Logger] = ()
+
+    @property
+    def result(self) -> Path:
+        """The result file."""
+        return self.root / f"{self.name}.json"
+
+    @property
+    def picture(self) -> Path:
+        """The picture of the curves."""
+        return self.root / f"{self.name}.png"
+
+    @property
+    def state(self) -> Path:
+        """The state of a fine-tuning that is not done."""
+        return self.root / "checkpoints" / f"{self.name}.ckpt"
+
+    def log_point(self, point: Point, tasks: Sequence[int], metrics: Mapping[str, float]) -> None:
+        """Send one point of the curve to the loggers, against mean environment steps.
+
+        Args:
+            point: ``steps`` and ``returns`` of T tasks.
+            tasks: Their indices.
+            metrics: What the last updates reported.
+        """
+        means = [mean_return(row) for row in point["returns"]]
+        found = {f"{self.name}/return": mean_return(means)}
+        for task, mean in zip(tasks, means, strict=True):
+            found[f"{self.name}/return_task_{task}"] = mean
+        found |= {f"{self.name}/{name}": value for name, value in metrics.items()}
+        for logger in self.loggers:
+            logger.log_metrics(found, step=int(np.mean(point["steps"])))
+
+
+def result_of(
+    run: FineTuning,
     tasks: Sequence[int],
     compared: Mapping[str, Sequence[Sequence[float]]],
-    extra: Mapping[str, Any],
-    name: str,
-) -> None:
-    """Write ``<name>.json`` and ``<name>.png`` into the run's folder.
+    references: Mapping[str, Sequence[float]],
+) -> dict[str, Any]:
+    """Return what a fine-tuning came to.
 
     Args:
-        trainer: with the method and its data.
-        run: the fine-tuning, done.
-        tasks: indices of the T tasks.
-        compared: returns [T, E] before and after the adaptation, and at the end.
-        extra: more for the file.
-        name: of the files.
+        run: The fine-tuning, done.
+        tasks: Indices of the T tasks.
+        compared: Returns [T, E] ``before_adaptation``, ``after_adaptation`` and
+            ``after_fine_tuning``.
+        references: Name -> mean return of a reference policy on each of the T tasks.
     """
-    datamodule = datamodule_of(trainer)
-    references = {
-        key: np.asarray(values, dtype=np.float64)[list(tasks)]
-        for key, values in datamodule.dataset.manifest.reference_returns.items()
-        if key != "stages"
-    }
     of_tasks = curves(run.curve, tasks)
-    content = {
+    return {
         "tasks": list(tasks),
         "curves": of_tasks,
         "return_after_steps": milestones(of_tasks, run.settings.environment_steps),
@@ -55,23 +96,50 @@ def write_fine_tuning(
         "episodes": run.episodes,
         "diverged_episodes": dict(zip(tasks, run.diverged.tolist(), strict=True)),
         "updates": run.updates_taken,
-        **extra,
-        **describe_run(trainer.lightning_module, datamodule, _trained_steps(trainer)),
     }
-    root = Path(trainer.default_root_dir)
-    write_json(root / f"{name}.json", content)
-    for index, task in enumerate(tasks):
-        own = {key: float(values[index]) for key, values in references.items()}
-        of_tasks[str(task)]["references"] = own
-    warmup = run.settings.warmup_episodes * run.family.horizon
-    picture = root / f"{name}.png"
-    fine_tuning_curves(of_tasks, picture, warmup_steps=warmup)
-    to_wandb(trainer, f"{name}/figure", picture)
 
 
-def _trained_steps(trainer: lightning.Trainer) -> int:
-    """Return the outer steps of the checkpoint that is fine-tuned."""
-    if not trainer.ckpt_path:
-        return trainer.global_step
-    checkpoint = torch.load(trainer.ckpt_path, map_location="cpu", weights_only=True, mmap=True)
-    return int(checkpoint["global_step"])
+def write_result(content: Mapping[str, Any], outputs: Outputs, *, warmup_steps: float) -> None:
+    """Write the result file and the picture.
+
+    Args:
+        content: ``result_of``, and where it comes from.
+        outputs: Where to write.
+        warmup_steps: Environment steps of each task before the first update.
+    """
+    write_json(outputs.result, content)
+    of_tasks: dict[str, TaskCurve] = content["curves"]
+    drawn: dict[str, TaskCurve] = {
+        str(task): {
+            **of_tasks[str(task)],
+            "references": {
+                name: float(values[index]) for name, values in content["references"].items()
+            },
+        }
+        for index, task in enumerate(content["tasks"])
+    }
+    fine_tuning_curves(drawn, outputs.picture, warmup_steps=warmup_steps)
+    steps = content["settings"]["environment_steps"]
+    show_picture(outputs.loggers, f"{outputs.name}/figure", outputs.picture, steps)
+
+
+def summary_lines(content: Mapping[str, Any], outputs: Outputs) -> list[str]:
+    """Return what to tell the user at the end."""
+    before, adapted, tuned, gained = (
+        content[name]
+        for name in (
+            "before_adaptation",
+            "after_adaptation",
+            "after_fine_tuning",
+            "improvement",
+        )
+    )
+    interval = gained["interval"]
+    spread = f" [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else ""
+    return [
+        f"Mean return of {len(content['tasks'])} tasks: {before['return']:.4g} before adaptation, "
+        f"{adapted['return']:.4g} after, {tuned['return']:.4g} after fine-tuning; improvement "
+        f"{gained['return']:.4g}{spread}.",
+        f"Result {outputs.result}",
+        f"Curves {outputs.picture}",
+    ]

@@ -18,6 +18,13 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from offline_meta_rl.common.checkpoints import (
+    DATASET,
+    METHOD,
+    RANDOM_STATE,
+    SETTINGS,
+    Checkpoint,
+)
 from offline_meta_rl.common.compiling import CompiledOrEager
 from offline_meta_rl.common.settings import to_plain
 from offline_meta_rl.data.context import check_context
@@ -299,13 +306,13 @@ class MetaModule(lightning.LightningModule):
                     "written, the last one is untouched."
                 )
         # Plain types only: a checkpoint is read without running code.
-        for key in checkpoint.keys() & {"hyper_parameters", "datamodule_hyper_parameters"}:
+        for key in checkpoint.keys() & {*SETTINGS}:
             checkpoint[key] = to_plain(checkpoint[key])
-        checkpoint["method"] = f"{type(self).__module__}.{type(self).__qualname__}"
-        checkpoint["random_state"] = _random_state()
+        checkpoint[METHOD] = f"{type(self).__module__}.{type(self).__qualname__}"
+        checkpoint[RANDOM_STATE] = _random_state()
         dataset = getattr(getattr(self._trainer, "datamodule", None), "dataset", None)
         if dataset is not None:
-            checkpoint["dataset"] = dataset_identity(dataset)
+            checkpoint[DATASET] = dataset_identity(dataset)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check method and data; keep the random state for ``on_train_start``.
@@ -315,16 +322,17 @@ class MetaModule(lightning.LightningModule):
                 data. Testing on other data is fine.
         """
         own = f"{type(self).__module__}.{type(self).__qualname__}"
-        found = checkpoint.get("method", "no offline_meta_rl method")
-        if found != own:
+        saved = Checkpoint(checkpoint)
+        if saved.method != own:
+            found = saved.method or "no offline_meta_rl method"
             raise ValueError(
                 f"Expected a checkpoint of {own}, found one of {found}. Pass a config of that "
                 "method, or another --ckpt_path."
             )
         trainer: Any = self._trainer
         if trainer is not None and trainer.state.fn == "fit":
-            check_same_data(checkpoint, getattr(trainer, "datamodule", None))
-        self._random_state = checkpoint["random_state"]
+            check_same_data(saved.dataset, getattr(trainer, "datamodule", None))
+        self._random_state = saved.random_state
 
 
 def _random_state() -> dict[str, Tensor]:

@@ -92,13 +92,17 @@ def dataset_identity(dataset: Any) -> dict[str, str]:
     return {"environment": dataset.manifest.environment["id"], "checksum": dataset.checksum}
 
 
-def check_same_data(checkpoint: Mapping[str, Any], datamodule: Any) -> None:
+def check_same_data(trained: Mapping[str, str] | None, datamodule: Any) -> None:
     """Check that a checkpoint was trained on a datamodule's dataset, as far as both say.
+
+    Args:
+        trained: ``Checkpoint.dataset``.
+        datamodule: that the checkpoint is used with.
 
     Raises:
         ValueError: with what differs.
     """
-    trained, dataset = checkpoint.get("dataset"), getattr(datamodule, "dataset", None)
+    dataset = getattr(datamodule, "dataset", None)
     if trained is None or dataset is None:
         return
     for name, found in dataset_identity(dataset).items():

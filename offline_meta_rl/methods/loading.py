@@ -8,13 +8,12 @@ policy = method.adapt(context)              # an nn.Sequential of ordinary layer
 
 import importlib
 import inspect
-import pickle
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from offline_meta_rl.common.checkpoints import Checkpoint
 from offline_meta_rl.common.settings import arguments_of
 
 if TYPE_CHECKING:
@@ -39,51 +38,24 @@ def load(
         ValueError: not a checkpoint of this library, or one of another method.
         ImportError: the method's class cannot be imported.
     """
-    checkpoint = read_checkpoint(checkpoint_path)
-    class_path: str = checkpoint["method"]
+    checkpoint = Checkpoint.read(checkpoint_path)
+    checkpoint.check_complete()
+    class_path = str(checkpoint.method)
     if method is not None and method not in (class_path, class_path.rpartition(".")[2]):
         raise ValueError(
             f"Expected a checkpoint of {method}, found one of {class_path}: {checkpoint_path}."
         )
     method_class = _import_method(class_path)
-    given = checkpoint.get("hyper_parameters", {})
-    # Names with an underscore are Lightning's own, not arguments of the method.
-    stored = {name: value for name, value in given.items() if not name.startswith("_")}
-    module: MetaModule = method_class(**arguments_of(method_class, stored))
+    arguments = arguments_of(method_class, checkpoint.hyper_parameters)
+    module: MetaModule = method_class(**arguments)
     try:
-        module.load_state_dict(checkpoint["state_dict"])
+        module.load_state_dict(checkpoint.weights)
     except RuntimeError as error:
         raise ValueError(
             f"The parameters in {checkpoint_path} do not fit {class_path} as it is now. Load it "
             f"with the version of the code that wrote it. {error}"
         ) from error
     return module.to(device).eval()
-
-
-def read_checkpoint(checkpoint_path: str | Path) -> dict[str, Any]:
-    """Return the content of a checkpoint of this library, on the CPU.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a checkpoint of this library.
-    """
-    path = Path(checkpoint_path)
-    if not path.is_file():
-        raise FileNotFoundError(f"No checkpoint at {path}; expected a .ckpt file of a fit.")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, KeyError) as error:
-        raise ValueError(
-            f"{path} is not a readable checkpoint: expected a file of tensors and plain types as "
-            f"`lightning fit` writes it. {error}"
-        ) from error
-    if not isinstance(checkpoint, dict) or not {"method", "state_dict"} <= set(checkpoint):
-        found = sorted(checkpoint) if isinstance(checkpoint, dict) else type(checkpoint).__name__
-        raise ValueError(
-            f"{path} is not a checkpoint of offline_meta_rl: expected the entries method and "
-            f"state_dict, found {found}."
-        )
-    return checkpoint
 
 
 def _import_method(class_path: str) -> Any:

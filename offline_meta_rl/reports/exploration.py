@@ -1,6 +1,6 @@
 """Turn result files of EvaluateExploration into the table and the pictures of a results page.
 
-``python -m offline_meta_rl.reports.exploration --arm "Ours=runs/a/results.json,runs/b/results.json"
+``lightning report exploration --arm "Ours=runs/a/results.json,runs/b/results.json"
 --arm "No Expl=runs/c/results.json" --picture success.png --diagnosis diagnosis.png``
 
 Each file is one seed. Intervals are 95 % and hold two others: the mean's over seeds (Student's t),
@@ -8,16 +8,12 @@ and that of all seeds' meta-episodes as one sample (Wilson), so that seeds that 
 it zero.
 """
 
-import argparse
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from offline_meta_rl.common.statistics import mean_interval, share_interval
-from offline_meta_rl.reports.exploration_plots import diagnosis_figure, success_figure
 
 Result = Mapping[str, Any]
 
@@ -100,32 +96,3 @@ def _pooled(shares: Sequence[Mapping[str, Any]]) -> str:
     count = sum(share["count"] for share in shares)
     hits = sum(share["share"] * share["count"] for share in shares if share["count"])
     return f"{hits / count:.3f}" if count else "-"
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table; draw the pictures that are asked for."""
-    parser = argparse.ArgumentParser(prog="python -m offline_meta_rl.reports.exploration")
-    parser.add_argument(
-        "--arm", action="append", required=True, help="name=FILE,FILE,...: one file for each seed"
-    )
-    parser.add_argument("--picture", type=Path, help="PNG of success by exploration episodes")
-    parser.add_argument("--diagnosis", type=Path, help="PNG of what beliefs say about the task")
-    options = parser.parse_args(arguments)
-    arms: dict[str, list[Result]] = {}
-    for given in options.arm:
-        name, separator, files = given.partition("=")
-        if not separator:
-            parser.error(f"--arm: expected name=FILE,FILE,..., found {given!r}")
-        arms[name] = [json.loads(Path(file).read_text()) for file in files.split(",")]
-    print(table(arms))
-    chance = 1.0 / len(next(iter(arms.values()))[0]["protocol"]["tasks"])
-    if options.picture:
-        curves = {name: mean_points(results) for name, results in arms.items()}
-        success_figure(curves, options.picture, chance=chance)
-    if options.diagnosis:
-        found = {name: mean_diagnosis(results) for name, results in arms.items()}
-        diagnosis_figure(found, options.diagnosis, chance=chance)
-
-
-if __name__ == "__main__":
-    main()

@@ -24,7 +24,7 @@ from offline_meta_rl.data.writer import DatasetWriter
 from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.envs.point_robot import PointRobot
 from offline_meta_rl.evaluation.rollout import Episodes
-from offline_meta_rl.reports.datasets import print_dataset
+from offline_meta_rl.reports.command import main as report
 
 QUOTA = 60
 
@@ -263,12 +263,12 @@ def test_description_of_a_dataset(
     data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(module, "TRANSITIONS_PER_TASK", 80)
-    print_dataset("point_robot")
+    report(["dataset", "point_robot"])
     table = capsys.readouterr().out
     assert "| expert | -4." in table
     assert "| random actions | -2" in table
     (path,) = data_root.glob("point_robot-*-n20-script-1")
-    print_dataset(str(path))
+    report(["dataset", str(path)])
     assert capsys.readouterr().out in table
 
 

@@ -17,7 +17,7 @@ from offline_meta_rl.data_tools.validate import validate
 from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.envs.base import Array
 from offline_meta_rl.envs.drawers.family import FRONT, STEP, DrawersLite, DrawersLiteEngine
-from offline_meta_rl.reports.datasets import print_dataset
+from offline_meta_rl.reports.command import main as report
 from offline_meta_rl.reports.strips import draw_script
 
 LITE = FAMILIES["two_drawer_lite"]
@@ -185,7 +185,7 @@ def test_default_is_a_thousand_episodes(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_description(data_root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     monkeypatch.setattr(DrawersLite, "episodes_per_task", 8)
-    print_dataset("two_drawer_lite")
+    report(["dataset", "two_drawer_lite"])
     table = capsys.readouterr().out
     assert "Episodes of the script that succeed, by task: 100.0%, 100.0%." in table
     assert "| script |" in table
@@ -205,7 +205,7 @@ def test_full_disk_leaves_no_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_film_strip(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    draw_script("two_drawer_lite", tmp_path / "strip.png", every=4)
+    report(["strips", "two_drawer_lite", str(tmp_path / "strip.png"), "--every", "4"])
     picture = matplotlib.image.imread(tmp_path / "strip.png")[..., :3]
     assert picture.shape[1] == 440  # four images
     assert (np.abs(picture - [50 / 255, 205 / 255, 50 / 255]).max(axis=-1) < 0.01).sum() > 200

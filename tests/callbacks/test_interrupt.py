@@ -13,7 +13,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from callbacks.checkpoints import LastCheckpoint
-from callbacks.interrupt import Interrupt, Interrupted, resume_command
+from callbacks.interrupt import Interrupt
+from offline_meta_rl.common.interruption import Interrupted, resume_command
 from tests.small_module import CountingData, Small
 
 STEPS = 12

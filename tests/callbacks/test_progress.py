@@ -4,10 +4,26 @@ import io
 from pathlib import Path
 
 import lightning
+import pytest
+import torch
 from rich.console import Console
 
 from callbacks.progress import Progress
 from tests.small_module import CountingData, Small
+
+
+class Predictor(Small):
+    """Predicts too."""
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return self.layer(batch)
+
+
+class Predicting(CountingData):
+    """Has something to predict too."""
+
+    def predict_dataloader(self) -> list[torch.Tensor]:
+        return [torch.ones(2, self.counter.size)]
 
 
 def fit(folder: Path, progress: Progress, **options: bool) -> None:
@@ -46,6 +62,27 @@ def test_bar_on_a_terminal(tmp_path: Path) -> None:
     assert "8/8" in drawn
     assert "normalised 8" in drawn
     assert drawn.rstrip("\n").endswith("\x1b[?25h")  # the cursor is back
+
+
+@pytest.mark.parametrize(
+    ("stage", "label"), [("validate", "validating"), ("test", "testing"), ("predict", "adapting")]
+)
+def test_other_stages_show_the_time_since_their_start(
+    tmp_path: Path, stage: str, label: str
+) -> None:
+    for terminal in (True, False):
+        console = Console(file=io.StringIO(), width=200, force_terminal=terminal)
+        trainer = lightning.Trainer(
+            default_root_dir=tmp_path,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            callbacks=[Progress(console=console)],
+        )
+        run = {"validate": trainer.validate, "test": trainer.test, "predict": trainer.predict}
+        run[stage](Predictor(), Predicting())
+        drawn = console.file.getvalue()  # type: ignore[attr-defined]
+        assert (label in drawn and "0:00:0" in drawn) is terminal
 
 
 def test_metrics_can_be_chosen(tmp_path: Path) -> None:

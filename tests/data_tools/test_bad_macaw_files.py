@@ -64,7 +64,7 @@ def test_macaw(tmp_path: Path, case: str) -> None:
     layouts.write_macaw(tmp_path / "macaw")
     damage, message = MACAW[case]
     damage(tmp_path / "macaw" / "buffers_cheetah_vel_train_1_sub_task_0.hdf5")
-    said = refused("convert", tmp_path / "macaw", tmp_path / "native", "--task-seed", "0")
+    said = refused("convert", tmp_path / "macaw", tmp_path / "native", "--task_seed", "0")
     assert re.search(message, said), said
     assert not (tmp_path / "native").exists()
 

@@ -28,7 +28,7 @@ def test_pickle_that_would_run_code(tmp_path: Path) -> None:
     layouts.write_macaw(tmp_path / "macaw")
     file = tmp_path / "macaw" / "env_cheetah_vel_train_task1.pkl"
     file.write_bytes(pickle.dumps([{"velocity": RunsCode(tmp_path / "ran")}]))
-    pickles = ("--task-pickles", tmp_path / "macaw")
+    pickles = ("--task_pickles", tmp_path / "macaw")
     said = refused("convert", tmp_path / "macaw", tmp_path / "native", *pickles)
     assert re.search(r"expected numbers, strings.*found (posix|nt)\.mkdir\. It was not read", said)
     assert not (tmp_path / "ran").exists()

@@ -74,7 +74,7 @@ def test_minari_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     layouts.write_minari(tmp_path / "minari", monkeypatch)
     description = tmp_path / "about.yaml"
     description.write_text(layouts.DESCRIPTION)
-    arguments = ["--description", str(description), "--test-tasks", "1"]
+    arguments = ["--description", str(description), "--test_tasks", "1"]
     main(["convert", str(tmp_path / "minari"), str(tmp_path / "native"), *arguments])
     dataset = TaskDataset.open(tmp_path / "native")
     assert_tasks(dataset, [layouts.forward_task(task) for task in range(2)])
@@ -85,7 +85,7 @@ def test_minari_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_macaw(tmp_path: Path) -> None:
     layouts.write_macaw(tmp_path / "macaw")
     target = tmp_path / "native"
-    pickles = ["--task-pickles", str(tmp_path / "macaw")]
+    pickles = ["--task_pickles", str(tmp_path / "macaw")]
     main(["convert", str(tmp_path / "macaw"), str(target), *pickles])
     dataset = TaskDataset.open(target)
     expected = [
@@ -106,7 +106,7 @@ def test_macaw(tmp_path: Path) -> None:
 def test_macaw_without_a_discount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layouts, "DISCOUNT", 1.0)
     layouts.write_macaw(tmp_path / "macaw")
-    main(["convert", str(tmp_path / "macaw"), str(tmp_path / "native"), "--task-seed", "0"])
+    main(["convert", str(tmp_path / "macaw"), str(tmp_path / "native"), "--task_seed", "0"])
     dataset = TaskDataset.open(tmp_path / "native")
     assert dataset.episodes["length"].tolist() == [*layouts.LENGTHS[0], *layouts.LENGTHS[1]]
     assert validate(tmp_path / "native") == []
@@ -122,7 +122,7 @@ def test_macaw_walkers_are_the_same_bodies(tmp_path: Path) -> None:
         values = {name: getattr(body, name).copy() for name, _ in family.scaled_arrays}
         file.write_bytes(pickle.dumps([values]))
     command = ["convert", str(tmp_path / "macaw"), str(tmp_path / "native")]
-    main([*command, "--task-pickles", str(tmp_path / "macaw")])
+    main([*command, "--task_pickles", str(tmp_path / "macaw")])
     manifest = TaskDataset.open(tmp_path / "native").manifest
     assert manifest.family == "walker_params"
     for body, parameters in zip(bodies, manifest.task_parameters, strict=True):
@@ -132,7 +132,7 @@ def test_macaw_walkers_are_the_same_bodies(tmp_path: Path) -> None:
     values["body_mass"] = values["body_mass"] * 20.0
     files[1].write_bytes(pickle.dumps([values]))
     with pytest.raises(SystemExit, match=r"body_mass: expected \d+ values between .*other"):
-        main([*command[:2], str(tmp_path / "other"), "--task-pickles", str(tmp_path / "macaw")])
+        main([*command[:2], str(tmp_path / "other"), "--task_pickles", str(tmp_path / "macaw")])
 
 
 def test_macaw_stride_keeps_whole_episodes(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_macaw_stride_keeps_whole_episodes(tmp_path: Path) -> None:
     main(
         [
             *("convert", str(tmp_path / "macaw"), str(tmp_path / "native"), "--stride", "2"),
-            *("--task-seed", "0"),
+            *("--task_seed", "0"),
         ]
     )
     dataset = TaskDataset.open(tmp_path / "native")
@@ -190,7 +190,7 @@ def test_blocks_of_a_few_rows_change_nothing(
         layouts.write_macaw(data)
     else:
         layouts.write_plain(data, layout)
-    options = ["--task-seed", "0"] if layout == "macaw" else []
+    options = ["--task_seed", "0"] if layout == "macaw" else []
     main(["convert", str(data), str(tmp_path / "large"), *options])
     blocks: list[int] = []
     monkeypatch.setattr(source, "BLOCK_BYTES", 300)

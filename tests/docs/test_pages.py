@@ -11,7 +11,12 @@ from typing import Any
 
 import pytest
 
-from offline_meta_rl import cli
+from offline_meta_rl import cli, finetune
+from offline_meta_rl.behaviour.command import COMMANDS as BEHAVIOUR
+from offline_meta_rl.data_tools.command import COMMANDS as DATA
+from offline_meta_rl.experiments.command import COMMANDS as EXPERIMENT
+from offline_meta_rl.main import DOORS
+from offline_meta_rl.reports.command import COMMANDS as REPORT
 from tests.docs import pages
 from tests.test_layout import ORDER
 
@@ -127,6 +132,26 @@ def test_commands_parse(monkeypatch: pytest.MonkeyPatch) -> None:
         except SystemExit:
             problems.append(f"{page}: {' '.join(words)}: {output.getvalue()[-500:]}")
     assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize("page", pages.PAGES, ids=pages.name)
+def test_commands_of_the_tools_parse(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command of a page that is not Lightning's own."""
+    doors = {"data": DATA, "behaviour": BEHAVIOUR, "experiment": EXPERIMENT, "report": REPORT}
+    for door, *words in pages.commands(page):
+        parser = None
+        if door == "finetune":
+            words = [word for word in words if word not in ("--config", "finetune.yaml")]
+            parser = finetune.parser()
+        elif door in doors and words:
+            assert words[0] in {*doors[door].functions, "--help"}
+            if len(words) > 1:  # else it is mentioned without its options
+                parser = doors[door].parser(words.pop(0))
+        else:
+            assert door in {*DOORS.words, "--help", "COMMAND"}
+        if parser is not None and "--help" not in words:
+            parser.parse_args(words)
+    assert not capsys.readouterr().err
 
 
 def _parser(monkeypatch: pytest.MonkeyPatch) -> Any:

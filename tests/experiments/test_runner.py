@@ -97,6 +97,15 @@ def test_everything_runs_once(runs: list[Run]) -> None:
     assert len(launched.calls) == 4  # finished runs are left alone
 
 
+def test_a_bar_is_told_of_every_run_that_is_over(runs: list[Run]) -> None:
+    ends: list[int] = []
+    codes = {runs[0].name: [1], runs[1].name: [-9]}
+    go(runs, Launched(runs, codes), ended=lambda: ends.append(1))
+    assert len(ends) == 4
+    go(runs, Launched(runs), ended=lambda: ends.append(1))
+    assert len(ends) == 5  # what failed is left alone, what was interrupted is over now
+
+
 @pytest.mark.parametrize("code", [-9, -15, 143])
 def test_interrupted_runs_continue_from_their_last_checkpoint(runs: list[Run], code: int) -> None:
     launched = Launched(runs, {"robot/ours/seed_0": [code]})

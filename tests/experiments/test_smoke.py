@@ -7,7 +7,7 @@ from typing import IO, Any
 import pytest
 import yaml
 
-from offline_meta_rl import cli
+from offline_meta_rl import cli, finetune
 from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.experiments.gather import gather
 from offline_meta_rl.experiments.plan import Run, plan
@@ -86,7 +86,8 @@ def test_smoke(
         arguments: Sequence[str], variables: Mapping[str, str], log: IO[str], kept: Any
     ) -> int:
         if arguments[0] == "finetune":
-            cli.run([*arguments, *(f"--finetune.{name}={v}" for name, v in FINE_TUNING.items())])
+            shorter = [f"--finetune.{name}={value}" for name, value in FINE_TUNING.items()]
+            finetune.run([*arguments[1:], *shorter])
             return 0
         overlay = next(path for f, path in overlays.items() if any(f in a for a in arguments))
         configs = 1 + 2 * arguments.count("--config")  # the overlay goes after them

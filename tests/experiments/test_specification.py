@@ -12,7 +12,7 @@ import yaml
 
 from offline_meta_rl.common.configs import with_includes
 from offline_meta_rl.experiments import reading, runner
-from offline_meta_rl.experiments.command import main
+from offline_meta_rl.experiments.command import COMMANDS, main
 from offline_meta_rl.experiments.plan import estimate_hours, plan
 from offline_meta_rl.experiments.reading import experiment_names, load_experiment
 from offline_meta_rl.experiments.specification import Layer
@@ -330,9 +330,8 @@ def test_commands_print_plans_and_sweeps(
 
 
 def specification_of(arguments: list[str]) -> Any:
-    from offline_meta_rl.experiments.command import parser
-
-    return parser().parse_args(arguments)
+    name, *options = arguments
+    return COMMANDS.parser(name).parse_args(options)
 
 
 def test_bad_options_are_one_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

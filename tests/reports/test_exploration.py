@@ -10,7 +10,8 @@ from scipy import stats
 
 from offline_meta_rl.common.statistics import share_interval
 from offline_meta_rl.evaluation.exploration_summary import share_of
-from offline_meta_rl.reports.exploration import main, mean_points, mean_share, table
+from offline_meta_rl.reports.command import main
+from offline_meta_rl.reports.exploration import mean_points, mean_share, table
 
 
 def result(*successes: float, nearest: float = 0.5) -> dict[str, Any]:
@@ -73,10 +74,9 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "other.json").write_text(json.dumps(result(0.5, 0.5, nearest=0.0)))
     pictures = [f"--picture={tmp_path}/a.png", f"--diagnosis={tmp_path}/b.png"]
     arms = [f"--arm=Ours={tmp_path}/0.json,{tmp_path}/1.json", f"--arm=Else={tmp_path}/other.json"]
-    main([*arms, *pictures])
+    main(["exploration", *arms, *pictures])
     assert "| Ours | 2 |" in capsys.readouterr().out
     for name in ("a", "b"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(SystemExit):
-        main(["--arm", "nothing"])
-    assert "expected name=FILE" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="--arm: expected name=FILE,FILE,"):
+        main(["exploration", "--arm", "nothing"])

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from offline_meta_rl.reports import tables as report
+from offline_meta_rl.reports.command import main
+from offline_meta_rl.reports.tables import print_tables
 
 
 def part(value: float) -> dict[str, object]:
@@ -36,7 +37,7 @@ def result_file(tmp_path: Path) -> Path:
 
 def test_tables_and_picture(result_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = result_file.with_name("curves.png")
-    report.print_tables([result_file], picture)
+    main(["tables", str(result_file), "--picture", str(picture)])
     printed = capsys.readouterr().out
     assert "| ant | 5 | 1.0 | 9.0 | 0.10 | 0.90 | 10.0 | 10.0 | 20.0 | 2 |" in printed
     assert "| ant | 9.0 | 2.0 | 0.90 | 0.20 |" in printed
@@ -44,4 +45,4 @@ def test_tables_and_picture(result_file: Path, capsys: pytest.CaptureFixture[str
     assert "| 4 | 1.0 | 9.0 | 0.90 | 10.0 | 10.0 |" in printed
     assert picture.read_bytes().startswith(b"\x89PNG")
     with pytest.raises(FileNotFoundError, match=r"No result file nowhere\.json"):
-        report.print_tables([Path("nowhere.json")])
+        print_tables([Path("nowhere.json")])

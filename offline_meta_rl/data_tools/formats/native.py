@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offline_meta_rl.data.blocks import TaskBlock
-from offline_meta_rl.data.dataset import TaskDataset
 from offline_meta_rl.data.manifest import FINAL_KEY
+from offline_meta_rl.data.stored import StoredDataset
 from offline_meta_rl.data_tools.source import Description, TaskSource, rows_per_block
 
 
@@ -26,16 +26,16 @@ class EpisodeSource(TaskSource):
         self,
         description: Description,
         origin: dict[str, Any],
-        parts: Sequence[Sequence[tuple[TaskDataset, NDArray[np.int64], NDArray[np.int64]]]],
+        parts: Sequence[Sequence[tuple[StoredDataset, NDArray[np.int64], NDArray[np.int64]]]],
     ) -> None:
         self.description = description
         self.origin = origin
         self._parts = parts
 
     @classmethod
-    def whole(cls, dataset: TaskDataset) -> "EpisodeSource":
+    def whole(cls, dataset: StoredDataset) -> "EpisodeSource":
         """Return all episodes of a dataset."""
-        task, stage = (dataset.episodes[key].numpy() for key in ("task", "stage"))
+        task, stage = (dataset.values(f"episodes/{key}") for key in ("task", "stage"))
         every = [np.flatnonzero(task == index) for index in range(dataset.manifest.num_tasks)]
         return cls(
             Description.of(dataset.manifest),
@@ -50,11 +50,11 @@ class EpisodeSource(TaskSource):
 
 
 def _blocks(
-    dataset: TaskDataset, episodes: NDArray[np.int64], stage: NDArray[np.int64]
+    dataset: StoredDataset, episodes: NDArray[np.int64], stage: NDArray[np.int64]
 ) -> Iterator[TaskBlock]:
-    start, length = (dataset.episodes[key].numpy()[episodes] for key in ("start", "length"))
+    start, length = (dataset.values(f"episodes/{key}")[episodes] for key in ("start", "length"))
     keys = dataset.manifest.transition_keys
-    arrays = {key: dataset.transitions[key].numpy() for key in keys}
+    arrays = {key: dataset.values(f"transitions/{key}") for key in keys}
     limit = rows_per_block(sum(array[:1].nbytes for array in arrays.values()))
     # An episode belongs to the block in which its first row lies; blocks hold at least one.
     block = (np.cumsum(length) - length) // limit
@@ -67,7 +67,7 @@ def _blocks(
         final = None
         if dataset.manifest.has_images:
             dataset.touch([FINAL_KEY], episodes[chosen])
-            final = dataset.episodes[FINAL_KEY].numpy()[episodes[chosen]]
+            final = dataset.values(f"episodes/{FINAL_KEY}")[episodes[chosen]]
         yield TaskBlock(
             {key: array[rows] for key, array in arrays.items()},
             stage[chosen],

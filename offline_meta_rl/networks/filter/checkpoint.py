@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-import torch
 from torch import nn
+
+from offline_meta_rl.common.checkpoints import Checkpoint
 
 PREFIX = "explorer.filter."
 
@@ -25,10 +26,10 @@ def load_filter(target: nn.Module, path: Path) -> None:
             f"filter_from: no checkpoint at {path}. Train that run first, or pass the path of its "
             "last.ckpt with --model.init_args.filter_from."
         )
-    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    checkpoint = Checkpoint.read(path)
     state = {
         name.removeprefix(PREFIX): value
-        for name, value in checkpoint.get("state_dict", {}).items()
+        for name, value in checkpoint.weights.items()
         if name.startswith(PREFIX)
     }
     if not state:
@@ -36,11 +37,11 @@ def load_filter(target: nn.Module, path: Path) -> None:
             f"filter_from: expected a checkpoint of a Reflective Explorer, found none of its "
             f"filter in {path}."
         )
-    options = checkpoint["hyper_parameters"]
+    options = checkpoint.hyper_parameters
     needed = 0 if options["filter_from"] else options["filter_steps"]
-    if checkpoint["global_step"] < needed:
+    if checkpoint.global_step < needed:
         raise ValueError(
-            f"filter_from: the filter in {path} has had {checkpoint['global_step']} of {needed} "
+            f"filter_from: the filter in {path} has had {checkpoint.global_step} of {needed} "
             "updates. Let that run finish its first stage."
         )
     own = {name: tuple(value.shape) for name, value in target.state_dict().items()}

@@ -20,7 +20,7 @@ from offline_meta_rl.envs.sawyer.env import TwoDrawerSawyerEnv
 from offline_meta_rl.envs.sawyer.family import OPEN, TwoDrawerSawyer, TwoDrawerSawyerEngine
 from offline_meta_rl.envs.sawyer.scene import DRAWER_X
 from offline_meta_rl.envs.sawyer.simulator import START, START_NOISE, agent_camera
-from offline_meta_rl.reports.sawyer_scene import draw_sawyer
+from offline_meta_rl.reports.command import main as report
 
 pytestmark = [
     pytest.mark.mujoco,
@@ -254,7 +254,7 @@ def test_collection(gl: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_picture_of_the_scene(gl: None, tmp_path: Path) -> None:
-    draw_sawyer(tmp_path / "scene.png")
+    report(["sawyer_scene", str(tmp_path / "scene.png")])
     picture = matplotlib.image.imread(tmp_path / "scene.png")
     assert picture.shape[:2] == (256 + 2 * 128, 1024)
     start, end = picture[256:384, :128], picture[256:384, -128:]

@@ -1,26 +1,28 @@
 """``lightning finetune``: result file, interruption and resume, and what it refuses."""
 
+import dataclasses
 import json
 import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import yaml
-from lightning import Trainer
 from lightning.pytorch.loggers import CSVLogger
 from tensordict import TensorDict
 
-from callbacks.fine_tune_online import FineTuneOnline
-from callbacks.interrupt import Interrupted
 from datamodules.task_buffers import TaskBuffers
-from offline_meta_rl import cli
+from offline_meta_rl import finetune
+from offline_meta_rl.common.interruption import Interrupted
 from offline_meta_rl.envs import FAMILIES
+from offline_meta_rl.finetuning.command import fine_tune as run_fine_tuning
+from offline_meta_rl.finetuning.learner import checked
 from offline_meta_rl.finetuning.loop import FineTuning
+from offline_meta_rl.finetuning.result import Outputs
+from offline_meta_rl.finetuning.settings import FineTuningSettings
 from offline_meta_rl.methods.macaw import Macaw
 from offline_meta_rl.methods.meta_bc import MetaBehaviourCloning
 from tests.helpers import build
@@ -56,20 +58,20 @@ def method() -> Macaw:
 
 def fine_tune(root: Path, dataset: Path, module: Any = None, **options: Any) -> dict[str, Any]:
     """Fine-tune; return the result."""
-    trainer = Trainer(
-        default_root_dir=root,
-        accelerator="cpu",
-        inference_mode=False,
-        logger=CSVLogger(root, name="csv"),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[FineTuneOnline(**{**SMALL, **options})],
-    )
     data = TaskBuffers(
         env="point_robot", path=str(dataset), inner_batch_size=16, outer_batch_size=16
     )
-    trainer.test(module or method(), data, verbose=False)
+    data.setup()
+    logger = CSVLogger(root, name="csv")
+    try:
+        run_fine_tuning(
+            *checked(module or method(), data),
+            FineTuningSettings(**{**SMALL, **options}),
+            Outputs(root, "fine_tuning", [logger]),
+            resume="lightning finetune --ckpt_path last.ckpt",
+        )
+    finally:
+        logger.finalize("success")
     return result(root)
 
 
@@ -181,7 +183,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(FineTuning, "advance", at_episode(3, stop))
-        with pytest.raises((error, SystemExit)) as caught:
+        with pytest.raises(error) as caught:
             fine_tune(tmp_path, dataset)
     saved = torch.load(tmp_path / "checkpoints" / "fine_tuning.ckpt", weights_only=True)
     assert saved["run"]["episodes"] == (2 if error is KeyboardInterrupt else 4)
@@ -212,7 +214,7 @@ def test_a_state_of_other_settings_is_refused(
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(FineTuning, "advance", at_episode(3, power_off))
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
+        with pytest.raises(KeyboardInterrupt):
             fine_tune(tmp_path, dataset)
     with pytest.raises(
         ValueError, match=r"other settings: seed 0 \(now 1\).*--finetune\.fresh=true"
@@ -253,8 +255,9 @@ def test_a_method_that_cannot_is_named(dataset: Path, tmp_path: Path) -> None:
 
 
 def test_several_processes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"in one process, found 2.*devices=1"):
-        FineTuneOnline().on_test_start(SimpleNamespace(world_size=2), method())  # type: ignore[arg-type]
+    for devices in (2, [0, 1]):
+        with pytest.raises(ValueError, match=r"in one process, found 2.*devices=1"):
+            finetune.Place(devices=devices)
 
 
 @pytest.fixture(scope="module")
@@ -267,9 +270,9 @@ def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(checkpoint: Path, root: Path, *arguments: str) -> None:
     (root / "finetune.yaml").write_text(yaml.safe_dump({"finetune": SMALL}))
-    cli.run(
+    finetune.run(
         [
-            *("finetune", "--config", str(root / "finetune.yaml"), "--ckpt_path", str(checkpoint)),
+            *("--config", str(root / "finetune.yaml"), "--ckpt_path", str(checkpoint)),
             *(f"--trainer.default_root_dir={root}", *arguments),
         ]
     )
@@ -284,6 +287,104 @@ def test_the_command_needs_the_checkpoint_alone(trained: Path, tmp_path: Path) -
     assert not (tmp_path / "results.json").exists()  # callbacks of the meta-training stay out
 
 
+def test_the_runs_own_config_may_be_given_too(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What belongs to the meta-training is left out of it; loggers and data are read."""
+    given = yaml.safe_load((trained.parents[1] / "config.yaml").read_text())
+    assert {"model", "checkpoint"} <= set(given)
+    given["trainer"] |= {
+        "callbacks": [{"class_path": "Evaluate"}],
+        "default_root_dir": str(tmp_path),
+    }
+    given["trainer"]["logger"] = [
+        {"class_path": "CSVLogger", "init_args": {"save_dir": "${trainer.default_root_dir}"}},
+    ]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(given))
+    command(trained, tmp_path, f"--config={tmp_path}/run.yaml", "--seed_everything=7")
+    assert result(tmp_path)["seed"] == 7
+    assert (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").is_file()
+    said = capsys.readouterr().err
+    assert "5 tasks" not in said
+    assert f"Mean return of {len(TASKS)} tasks:" in said
+    assert str(tmp_path / "fine_tuning.json") in said
+
+
+def test_the_shared_defaults_hold_where_nothing_else_is_said(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint of a program that stored no config, with the data on the command line."""
+    content = torch.load(trained, weights_only=True)
+    config = yaml.safe_load(content.pop("config"))
+    torch.save(content, tmp_path / "old.ckpt")
+    with pytest.raises(ValueError, match=r"old.ckpt holds no config; expected a checkpoint writ"):
+        finetune.run(["--ckpt_path", str(tmp_path / "old.ckpt")])
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    path = config["data"]["init_args"]["path"]
+    data = ["--data=TaskBuffers", "--data.env=point_robot", f"--data.path={path}"]
+    data += ["--data.inner_batch_size=16", "--data.outer_batch_size=16"]
+    command(tmp_path / "old.ckpt", tmp_path, *data)
+    assert result(tmp_path)["seed"] == 0
+    assert (tmp_path / "csv" / "version_0" / "metrics.csv").is_file()
+    assert list((tmp_path / "wandb").glob("offline-run-*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--finetune.environment_stepz=3"], "environment_stepz"),
+        (["--finetune.batch_size=many"], "batch_size"),
+        (["--finetune.replay_size=10"], "batch_size must be at most replay_size, 10, found 16"),
+        (["--trainer.max_steps=3"], "max_steps"),
+        (["--model.width=3"], "model.width"),
+        (["--trainer.devices=2"], "in one process, found 2"),
+        (["--config={folder}/wrong.yaml"], "fintune"),
+    ],
+)
+def test_mistakes_are_one_message(
+    arguments: list[str],
+    message: str,
+    trained: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "wrong.yaml").write_text("fintune: {seed: 1}")
+    (tmp_path / "finetune.yaml").write_text(yaml.safe_dump({"finetune": SMALL}))
+    given = [each.format(folder=tmp_path) for each in arguments]
+    config = f"--config={tmp_path}/finetune.yaml"
+    with pytest.raises(SystemExit) as caught:
+        finetune.main([f"--ckpt_path={trained}", config, *given])
+    code = caught.value.code
+    said = capsys.readouterr().err + (code if isinstance(code, str) else "")
+    assert message in said
+    assert len(said.splitlines()) < 12
+
+
+def test_help_lists_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        finetune.main(["--help"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.startswith("usage: lightning finetune")
+    settings = [field.name for field in dataclasses.fields(FineTuningSettings)]
+    assert [name for name in settings if f"--finetune.{name}" not in out] == []
+    assert "Steps collected in each task, at least." in out
+    assert "--trainer.max_steps" not in out
+
+
+def test_an_interruption_names_the_whole_command(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = at_episode(1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with monkeypatch.context() as patched:
+        patched.setattr(FineTuning, "advance", stop)
+        with pytest.raises(Interrupted, match="after 2 episodes") as caught:
+            command(trained, tmp_path, "--finetune.learner.policy_learning_rate=0.02")
+    assert f"lightning finetune --config {tmp_path}/finetune.yaml --ckpt_path" in str(caught.value)
+    assert "--finetune.learner.policy_learning_rate=0.02" in str(caught.value)
+    command(trained, tmp_path, "--finetune.learner.policy_learning_rate=0.02")
+    assert result(tmp_path)["updates"] == {"value": 10, "policy": 15}
+
+
 def test_the_command_refuses_other_data_and_no_checkpoint(
     trained: Path, dataset: Path, tmp_path: Path
 ) -> None:
@@ -296,4 +397,4 @@ def test_the_command_refuses_other_data_and_no_checkpoint(
     tiny.write(tiny.config("Macaw", dataset), tmp_path / "fit")
     config.write_text((tmp_path / "fit" / "given.yaml").read_text())
     with pytest.raises(ValueError, match="starts from a meta-trained checkpoint: expected --ckpt_"):
-        cli.run(["finetune", "--config", str(config)])
+        finetune.run(["--config", str(config)])

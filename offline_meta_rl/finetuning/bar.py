@@ -1,7 +1,6 @@
-"""Shows how far a fine-tuning is: a bar on a terminal, else a line now and then."""
+"""Shows how far a fine-tuning is: a bar on a terminal, otherwise a line now and then."""
 
 import time
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
@@ -12,17 +11,22 @@ class FineTuningBar:
     """Environment steps of the slowest task, steps per second of all tasks, the mean return.
 
     Args:
-        total: environment steps that every task shall have.
+        total: Environment steps that every task shall have.
         enabled: False shows nothing.
-        line_seconds: between two lines where there is no terminal.
-        console: where to draw; standard output by default.
+        line_seconds: Seconds between two lines where there is no terminal.
+        console: Where to draw. By default standard error, so that output stays readable.
     """
 
     def __init__(
-        self, total: int, *, enabled: bool = True, line_seconds: float = 30.0, console: Any = None
+        self,
+        total: int,
+        *,
+        enabled: bool = True,
+        line_seconds: float = 30.0,
+        console: Console | None = None,
     ) -> None:
         self.total, self.enabled = total, enabled
-        self.console: Console = console or Console()
+        self.console = console or Console(stderr=True)
         self.line_seconds = line_seconds
         self._next_line = time.monotonic() + min(1.0, line_seconds)
         self._first: tuple[float, int] | None = None
