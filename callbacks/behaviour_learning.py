@@ -2,14 +2,14 @@
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import lightning
 import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from numpy.typing import NDArray
 
-from offline_meta_rl.behaviour.learning import CRITERION, lifetime_report
+from offline_meta_rl.behaviour.contracts import ServesLifetimes
+from offline_meta_rl.behaviour.learning import CRITERION, LifetimeReport, lifetime_report
 from offline_meta_rl.behaviour.references import random_returns, shipped_returns
 from offline_meta_rl.common.files import write_json
 from offline_meta_rl.common.provenance import code_commit
@@ -29,8 +29,8 @@ class BehaviourLearning(lightning.Callback):
     is named in the log. Everything is read from the replays, so a resumed run reports all of it.
 
     Args:
-        every_n_steps: optimizer steps between two readings.
-        last_episodes: of each task that are averaged for the log.
+        every_n_steps: Optimizer steps between two readings.
+        last_episodes: Of each task that are averaged for the log.
     """
 
     def __init__(self, every_n_steps: int = 5000, last_episodes: int = 5) -> None:
@@ -46,12 +46,7 @@ class BehaviourLearning(lightning.Callback):
         Raises:
             TypeError: the data are no lifetimes.
         """
-        if not hasattr(datamodule_of(trainer), "planned_updates"):
-            raise TypeError(
-                f"BehaviourLearning: expected data of LifetimeBuffers, found "
-                f"{type(datamodule_of(trainer)).__name__}. Remove the callback, or use "
-                "PerTaskSAC with LifetimeBuffers."
-            )
+        _lifetimes(trainer)
         self._read = trainer.global_step // self.every_n_steps
 
     def on_train_batch_end(
@@ -76,9 +71,8 @@ class BehaviourLearning(lightning.Callback):
 
     @rank_zero_only
     def _log(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        data = datamodule_of(trainer)
         last: dict[int, float] = {}
-        for task, table in _tables(data).items():
+        for task, table in _tables(_lifetimes(trainer)).items():
             if len(table.returns):
                 last[task] = float(table.returns[-self.last_episodes :].mean())
         for task, value in last.items():
@@ -89,61 +83,76 @@ class BehaviourLearning(lightning.Callback):
 
     @rank_zero_only
     def _report(self, trainer: lightning.Trainer) -> None:
-        data, root = datamodule_of(trainer), Path(trainer.default_root_dir)
-        tables = _tables(data)
+        data, root = _lifetimes(trainer), Path(trainer.default_root_dir)
+        tables, parameters = _tables(data), dict(zip(data.tasks, data.parameters, strict=True))
         random = random_returns(data.family, **data.evaluation).tolist()
         found = shipped_returns(data.family, **data.evaluation)
         shipped = None if found is None else found.tolist()
         returns = [table.returns for table in tables.values()]
         report = lifetime_report(data.tasks, returns, random, shipped)
-        for task, row in zip(data.tasks, data.parameters, strict=True):
-            report["tasks"][task]["parameters"] = row
+        tasks = report["tasks"]
         written = {
             "family": data.family.name,
             "env_steps": data.env_steps,
             "updates": trainer.global_step,
-            "seed": data.hparams.seed,
+            "seed": data.seed,
             "commit": code_commit(),
             **report,
+            "tasks": {task: {**tasks[task], "parameters": parameters[task]} for task in tasks},
         }
         write_json(root / "behaviour_learning.json", written)
         curves = [
             LifetimeCurve(
-                title=_name(task, report["tasks"][task]["parameters"]),
+                title=_name(task, parameters[task]),
                 steps=table.start + table.length,
                 returns=table.returns,
                 references={
-                    "random actions": report["tasks"][task]["random"],
-                    "best behaviour that ships": report["tasks"][task]["shipped"],
+                    "random actions": tasks[task]["random"],
+                    "best behaviour that ships": tasks[task]["shipped"],
                 },
             )
             for task, table in tables.items()
         ]
         lifetime_curves(curves, root / "behaviour_learning_curves.png")
-        self._name_failures(report)
-
-    def _name_failures(self, report: dict[str, Any]) -> None:
-        """Log every task whose agent failed to learn, or that all did learn."""
-        tasks = report["tasks"]
-        for task in report["failed"]:
-            found = {key: round(tasks[task][key], 1) for key in ("first", "last", "random")}
-            _LOGGER.warning(
-                "The agent of %s failed to learn: mean return %s over the first and %s over the "
-                "last 10 %% of its episodes, random actions %s, best behaviour that ships %.1f.",
-                _name(task, tasks[task]["parameters"]),
-                *found.values(),
-                tasks[task]["shipped"],
-            )
-        judged = len(tasks) - len(report["unknown"])
-        learned = judged - len(report["failed"])
-        _LOGGER.info("%d of %d agents learned (%s).", learned, judged, CRITERION)
+        _name_failures(report, parameters)
 
 
-def _tables(data: Any) -> dict[int, EpisodeTable]:
-    """Return the episodes so far by task."""
-    return {
-        task: data.storage.episodes(index, data.env_steps) for index, task in enumerate(data.tasks)
-    }
+def _name_failures(report: LifetimeReport, parameters: dict[int, NDArray[np.float64]]) -> None:
+    """Log every task whose agent failed to learn, and how many did learn."""
+    for task in report["failed"]:
+        found = report["tasks"][task]
+        _LOGGER.warning(
+            "The agent of %s failed to learn: mean return %.1f over the first and %.1f over the "
+            "last 10 %% of its episodes, random actions %.1f, best behaviour that ships %.1f.",
+            _name(task, parameters[task]),
+            *(found["first"], found["last"], found["random"], found["shipped"]),
+        )
+    judged = len(report["tasks"]) - len(report["unknown"])
+    learned = judged - len(report["failed"])
+    _LOGGER.info("%d of %d agents learned (%s).", learned, judged, CRITERION)
+
+
+def _lifetimes(trainer: lightning.Trainer) -> ServesLifetimes:
+    """Return the replays that are watched.
+
+    Raises:
+        TypeError: the data are no lifetimes.
+    """
+    data = datamodule_of(trainer)
+    if not isinstance(data, ServesLifetimes):
+        raise TypeError(
+            f"BehaviourLearning: expected data of LifetimeBuffers, found {type(data).__name__}. "
+            "Remove the callback, or use SAC with agents: per_task on LifetimeBuffers."
+        )
+    return data
+
+
+def _tables(data: ServesLifetimes) -> dict[int, EpisodeTable]:
+    """Return the episodes so far by task; none before training."""
+    storage = data.storage
+    if storage is None:
+        return {}
+    return {task: storage.episodes(index, data.env_steps) for index, task in enumerate(data.tasks)}
 
 
 def _name(task: int, parameters: NDArray[np.float64]) -> str:

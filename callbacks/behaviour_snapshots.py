@@ -9,6 +9,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from numpy.typing import NDArray
 from torch import Tensor
 
+from offline_meta_rl.behaviour.contracts import HasBehaviourActor, ServesAgents
 from offline_meta_rl.evaluation.measure import datamodule_of
 from offline_meta_rl.evaluation.rollout import run_episodes
 from offline_meta_rl.networks.actors import BehaviourActor
@@ -18,15 +19,15 @@ class BehaviourSnapshots(lightning.Callback):
     """Writes ``<default_root_dir>/snapshots/<step>.pt`` and logs ``behaviour/return``.
 
     A snapshot holds ``step``, ``state`` (of the actor), and the returns of the mean action and of
-    sampled actions, ``mean`` and ``noisy``, [T] each; ``offline_meta_rl.behaviour.pack`` turns some
-    of them into package data. Taking one leaves the training's random numbers as they are.
+    sampled actions, ``mean`` and ``noisy``, [T] each. ``lightning behaviour pack`` chooses some of
+    them for the package. Taking one leaves the training's random numbers as they are.
 
     Args:
-        every_n_steps: optimizer steps between two snapshots.
-        early_steps: further steps at which to take one, while the agent is still poor.
-        episodes: episodes in every task.
-        seed: of the initial states.
-        num_threads: of the simulator; None for one per core.
+        every_n_steps: Optimizer steps between two snapshots.
+        early_steps: Further steps at which to take one, while the agent is still poor.
+        episodes: Episodes in every task.
+        seed: Seed of the initial states and of the sampled actions.
+        num_threads: Of the simulator; None for one per core.
     """
 
     def __init__(
@@ -70,12 +71,12 @@ class BehaviourSnapshots(lightning.Callback):
 
     @rank_zero_only
     def _take(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        actor = pl_module.actor
-        if not isinstance(actor, BehaviourActor):
+        if not isinstance(pl_module, HasBehaviourActor):
             raise TypeError(
-                f"Expected a model whose actor is a BehaviourActor, found {type(actor).__name__}. "
-                "Use this callback with SAC."
+                "BehaviourSnapshots: expected a model with a behaviour_actor, found "
+                f"{type(pl_module).__name__}. Use SAC, or remove the callback."
             )
+        actor = pl_module.behaviour_actor()
         random_state = torch.get_rng_state()
         torch.manual_seed(self.seed)
         mean = self._returns(trainer, actor, stochastic=False)
@@ -85,9 +86,9 @@ class BehaviourSnapshots(lightning.Callback):
         pl_module.log("behaviour/noisy_return", noisy.mean(), rank_zero_only=True)
         folder = Path(trainer.default_root_dir) / "snapshots"
         folder.mkdir(parents=True, exist_ok=True)
-        state = {key: value.detach().cpu().clone() for key, value in actor.state_dict().items()}
+        found = {"state": actor.state_dict(), "mean": mean, "noisy": noisy}
         torch.save(
-            {"step": trainer.global_step, "state": state, "mean": mean, "noisy": noisy},
+            {"step": trainer.global_step, **found},
             folder / f"{trainer.global_step:07d}.pt",
         )
 
@@ -95,20 +96,24 @@ class BehaviourSnapshots(lightning.Callback):
     def _returns(
         self, trainer: lightning.Trainer, actor: BehaviourActor, *, stochastic: bool
     ) -> Tensor:
-        """Return the mean return in every task, [T]."""
+        """Return the mean return in every task, [T].
+
+        Raises:
+            TypeError: the data come from no task family.
+        """
         data = datamodule_of(trainer)
+        if not isinstance(data, ServesAgents):
+            raise TypeError(
+                "BehaviourSnapshots: expected data of OnlineBuffer, found "
+                f"{type(data).__name__}. Use OnlineBuffer, or remove the callback."
+            )
         family = data.family
-        parameters = np.repeat(
-            family.task_parameters(data.hparams.task_seed), self.episodes, axis=0
-        )
-        device = next(actor.parameters()).device
-        features = torch.from_numpy(family.task_features(parameters)).to(device)
+        parameters = np.repeat(family.task_parameters(data.task_seed), self.episodes, axis=0)
+        features = torch.from_numpy(family.task_features(parameters))
 
         def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:
-            rows = torch.from_numpy(observation).to(device)
-            action: NDArray[np.float32] = (
-                actor.act(rows, features, stochastic=stochastic).cpu().numpy()
-            )
+            rows = torch.from_numpy(observation)
+            action: NDArray[np.float32] = actor.act(rows, features, stochastic=stochastic).numpy()
             return action
 
         engine = family.make_engine(parameters, seed=self.seed, num_threads=self.num_threads)

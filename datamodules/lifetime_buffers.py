@@ -6,14 +6,14 @@ become a dataset like any other, whose stages are equal parts of the lifetime.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Self
 
-import lightning
 import torch
 from tensordict import TensorDict
+from torch import Tensor
 
 from datamodules.lifetime_checks import (
     check_fresh_start,
@@ -23,46 +23,42 @@ from datamodules.lifetime_checks import (
     write_progress,
 )
 from datamodules.lifetime_references import lifetime_references, mean_action_returns
-from datamodules.lifetimes import lifetime_storage, lifetime_writer, transition_columns
+from datamodules.lifetimes import Lives, lifetime_storage, lifetime_writer, transition_columns
 from datamodules.preparation import check_vector_family
+from datamodules.replay import Replay, ReplayModule, agents_of
 from offline_meta_rl.behaviour.collect import derived_seed
-from offline_meta_rl.behaviour.shaping import RewardShaping
+from offline_meta_rl.behaviour.references import Measurement
+from offline_meta_rl.behaviour.shaping import ShapedReward, Shaping
 from offline_meta_rl.data.contracts import DataSizes
 from offline_meta_rl.data.lifetimes import LifetimeStorage, commit_lifetimes
-from offline_meta_rl.data.writer import dataset_lock
+from offline_meta_rl.data.writer import DatasetWriter, dataset_lock
 from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.envs.base import Engine
 
 
-class LifetimeBuffers(lightning.LightningDataModule):
-    """Replays of independent agents, one for each task; see ``PerTaskSAC``.
+class LifetimeBuffers(ReplayModule):
+    """Replays of independent agents, one for each task; see ``SAC`` with ``agents: per_task``.
 
     Every batch takes one step in every environment first. With L steps in a lifetime, W of them
     random, there are (L - W) * updates_per_step updates; the dataset is written after the last.
 
     Args:
-        family: short name of the task family.
-        lifetime_steps: L, environment steps in each task, those of ``warmup_steps`` included.
-        path: folder of the finished dataset; None for ``dataset`` below the run's folder. The
+        family: Short name of the task family.
+        lifetime_steps: L, environment steps in each task, the random ones included.
+        path: Folder of the finished dataset; None for ``dataset`` below the run's folder. The
             replays are in ``<path>.partial`` until then.
-        tasks: indices of the tasks; None for all. The dataset numbers them anew, in this order.
-        stages: equal parts of the lifetime, called ``stage_0``, ..., ``expert`` in the dataset.
-        seed: of initial states, noise and the replay's draws.
-        task_seed: of the task parameters.
-        batch_size: transitions of each task per update.
-        updates_per_step: updates for each step taken in all environments.
-        warmup_steps: steps with uniform random actions before training.
-        steps_per_epoch: batches Lightning calls an epoch.
-        alive_bonus: of the reward the agents see; None for the family's.
-        control_cost: of the reward the agents see, when annealing starts; None for the family's.
-        anneal_steps: steps until the control cost is the family's own.
-        fall_penalty: taken off the reward the agents see where an episode terminates.
-        height_weight: of the term ``height`` in the reward the agents see, where there is one.
-        num_threads: of the simulator's pool; None for one per core.
-    """
+        tasks: Indices of the tasks; None for all. The dataset numbers them anew, in this order.
+        stages: Equal parts of the lifetime, called ``stage_0``, ..., ``expert`` in the dataset.
+        seed: Seed of initial states, noise and the replays' draws.
+        task_seed: Seed of the task parameters.
+        replay: How each replay is filled and drawn from.
+        shaping: The reward that the agents see.
+        steps_per_epoch: Batches Lightning calls an epoch.
+        num_threads: Of the simulator's pool; None for one per core.
 
-    if TYPE_CHECKING:
-        hparams: Any  # Lightning's type has no attributes
+    Raises:
+        ValueError: an unknown family, one with images, or an impossible lifetime.
+    """
 
     def __init__(
         self,
@@ -74,46 +70,48 @@ class LifetimeBuffers(lightning.LightningDataModule):
         stages: int = 5,
         seed: int = 0,
         task_seed: int = 0,
-        batch_size: int = 256,
-        updates_per_step: int = 1,
-        warmup_steps: int = 1000,
+        replay: Replay = Replay(),
+        shaping: Shaping = Shaping(),
         steps_per_epoch: int = 1000,
-        alive_bonus: float | None = None,
-        control_cost: float | None = None,
-        anneal_steps: int = 0,
-        fall_penalty: float = 0.0,
-        height_weight: float = 0.0,
         num_threads: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(steps_per_epoch)
         self.save_hyperparameters()
         if family not in FAMILIES:
             raise ValueError(f"family: expected one of {sorted(FAMILIES)}, found {family!r}.")
         self.family = FAMILIES[family]
         check_vector_family(self.family)
-        self.tasks = list(range(self.family.num_tasks)) if tasks is None else list(tasks)
-        check_lifetime(self.family, self.tasks, lifetime_steps, warmup_steps, stages)
-        self.num_tasks = len(self.tasks)
-        self.parameters = self.family.task_parameters(task_seed)[self.tasks]
-        self.stages = [f"stage_{stage}" for stage in range(stages - 1)] + ["expert"]
-        self.shaping = RewardShaping(
-            self.family, alive_bonus, control_cost, anneal_steps, fall_penalty, height_weight
+        self.tasks: Sequence[int] = tuple(range(self.family.num_tasks) if tasks is None else tasks)
+        check_lifetime(self.family, self.tasks, lifetime_steps, replay.warmup_steps, stages)
+        self.lives = Lives(
+            self.family, self.tasks, lifetime_steps, stages, seed, task_seed, num_threads
         )
-        self.env_steps = 0
+        self.num_agents, self.parameters = len(self.tasks), self.lives.parameters
+        self.seed, self.task_seed, self.given_path = seed, task_seed, path
+        self.replay, self.shaping = replay, shaping
+        self.shaped = ShapedReward(self.family, shaping)
         self.stage_returns: list[list[float]] = []
         self.storage: LifetimeStorage | None = None
+        self.observation: Tensor
+        self.engine: Engine
+        self.generator: torch.Generator
+        self._writer: DatasetWriter
         self._restored: dict[str, Any] | None = None
         self._held = contextlib.ExitStack()
 
     def sizes(self) -> DataSizes:
         """Return the sizes of what the environments give and take, for the trained tasks."""
-        return replace(self.family.sizes(), num_tasks=self.num_tasks)
+        return replace(self.family.sizes(), num_tasks=self.num_agents)
 
     @property
     def planned_updates(self) -> int:
         """Updates until the lifetimes are over."""
-        steps: int = self.hparams.lifetime_steps - self.hparams.warmup_steps
-        return steps * int(self.hparams.updates_per_step)
+        return (self.lives.steps - self.replay.warmup_steps) * self.replay.updates_per_step
+
+    @property
+    def evaluation(self) -> Measurement:
+        """How reference returns are measured."""
+        return self.lives.evaluation
 
     def setup(self, stage: str | None = None) -> None:
         """Check that one process trains, no longer than the lifetimes, towards a new dataset.
@@ -124,10 +122,10 @@ class LifetimeBuffers(lightning.LightningDataModule):
         """
         if stage == "fit" and self.trainer is not None:
             root = Path(self.trainer.default_root_dir)
-            self.path = Path(self.hparams.path) if self.hparams.path else root / "dataset"
+            self.path = Path(self.given_path) if self.given_path else root / "dataset"
             check_trainer(self.trainer, self.planned_updates, self.path)
 
-    def train_dataloader(self) -> "LifetimeBuffers":
+    def train_dataloader(self) -> Self:
         """Open the replays, where the restored checkpoint left them; return the loader, itself.
 
         Raises:
@@ -136,91 +134,89 @@ class LifetimeBuffers(lightning.LightningDataModule):
         """
         if self.storage is None:
             self._held.enter_context(dataset_lock(self.path))
-            self._writer = lifetime_writer(self, self._module())
-            self.storage = lifetime_storage(self, self._writer.partial / "lifetimes")
-            self._start()
+            agents = agents_of(self.trainer)
+            self._writer = lifetime_writer(self.lives, self.path, agents, dict(self.hparams))
+            folder = self._writer.partial / "lifetimes"
+            self.storage = lifetime_storage(self.lives, self.shaping, folder)
+            self._start(self.storage)
         return self
 
-    def _start(self) -> None:
+    def _start(self, storage: LifetimeStorage) -> None:
         """Make the simulator; begin new lifetimes, or go on with those of the checkpoint."""
-        assert self.storage is not None
-        self.engine: Engine = self.family.make_engine(
-            self.parameters, seed=self.hparams.seed, num_threads=self.hparams.num_threads
+        self.engine = self.family.make_engine(
+            self.parameters, seed=self.seed, num_threads=self.lives.num_threads
         )
-        self.generator = torch.Generator().manual_seed(derived_seed(self.hparams.seed, 1))
+        self.generator = torch.Generator().manual_seed(derived_seed(self.seed, 1))
         if self._restored is None:
-            check_fresh_start(self._writer.partial, self.storage, self.trainer)
+            updates = self.trainer.global_step if self.trainer else 0
+            check_fresh_start(self._writer.partial, storage, updates)
             self.observation = torch.from_numpy(self.engine.reset())
             return
         state, self._restored = self._restored, None
-        check_same_lifetimes(self._writer.partial, self.storage, state)
         self.env_steps = state["env_steps"]
+        fingerprint = state["fingerprint"]
+        check_same_lifetimes(self._writer.partial, storage, self.env_steps, fingerprint)
         self.stage_returns = [list(values) for values in state["stage_returns"]]
         self.observation = state["observation"].clone()
         self.engine.load_state_dict(state["engine"])
         self.generator.set_state(state["generator"].cpu())
 
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return int(self.hparams.steps_per_epoch)
-
     def __iter__(self) -> Iterator[TensorDict]:
         """Yield batches [updates_per_step, T, batch_size] until the lifetimes are over."""
-        while self.env_steps < self.hparams.warmup_steps:
-            self.step()
+        storage = self._open()
+        while self.env_steps < self.replay.warmup_steps:
+            self.step(storage)
         for _ in range(len(self)):
-            if self.env_steps == self.hparams.lifetime_steps:
+            if self.env_steps == self.lives.steps:
                 return
-            self.step()
-            yield self.batch()
+            self.step(storage)
+            yield self.batch(storage)
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, storage: LifetimeStorage) -> None:
         """Take one step in every environment and keep it."""
-        assert self.storage is not None
-        size = (self.num_tasks, self.family.action_size)
-        if self.env_steps < self.hparams.warmup_steps:
+        size = (self.num_agents, self.family.action_size)
+        if self.env_steps < self.replay.warmup_steps:
             action = 2 * torch.rand(size, generator=self.generator) - 1
         else:
             noise = torch.randn(size, generator=self.generator)
-            action = self._module().act(self.observation[:, None], noise[:, None])[:, 0]
+            agents = agents_of(self.trainer)
+            action = agents.act(self.observation[:, None], noise[:, None])[:, 0]
         result = self.engine.step(action.numpy())
         before = self.observation.numpy()
-        columns = transition_columns(before, action.numpy(), result, self.storage.terms)
-        self.storage.write(self.env_steps, columns)
-        ended = columns["terminated"] | columns["truncated"]
+        columns = transition_columns(before, action.numpy(), result, storage.terms)
+        storage.write(self.env_steps, columns)
+        ended = columns["terminated"].astype(bool) | columns["truncated"].astype(bool)
         following = self.engine.reset(ended) if ended.any() else result.observation
         self.observation = torch.from_numpy(following)
         self.env_steps += 1
-        stage = self.env_steps * len(self.stages) // self.hparams.lifetime_steps
-        if len(self.stage_returns) < stage < len(self.stages):
-            self.stage_returns.append(mean_action_returns(self, self._module()))
+        self._note_returns()
 
-    def batch(self) -> TensorDict:
+    def _note_returns(self) -> None:
+        """Measure what the agents reach where a stage has ended; the last is measured later."""
+        stages = len(self.lives.stages)
+        stage = self.env_steps * stages // self.lives.steps
+        if len(self.stage_returns) < stage < stages:
+            self.stage_returns.append(mean_action_returns(self.lives, agents_of(self.trainer)))
+
+    def batch(self, storage: LifetimeStorage) -> TensorDict:
         """Draw transitions of each task from its own replay, with the reward its agent sees now."""
-        assert self.storage is not None
-        storage, shape = self.storage, (self.hparams.updates_per_step, self.hparams.batch_size)
+        shape = (self.replay.updates_per_step, self.replay.batch_size)
         rows = storage.draw(shape, self.env_steps, self.generator)
         names = ("observation", "action", "reward", "next_observation", "terminated")
         batch = {name: storage.gather(name, rows) for name in names}
         if storage.terms:
-            batch["reward"] = self.shaping.reward(storage.gather_terms(rows), self.env_steps)
-        batch["reward"] = self.shaping.penalise_falls(batch["reward"], batch["terminated"])
+            batch["reward"] = self.shaped.reward(storage.gather_terms(rows), self.env_steps)
+        batch["reward"] = self.shaped.penalise_falls(batch["reward"], batch["terminated"])
         return TensorDict(batch, batch_size=rows.shape)
-
-    @property
-    def evaluation(self) -> dict[str, Any]:
-        """Settings of reference returns."""
-        names = ("task_seed", "num_threads")
-        settings = {name: self.hparams[name] for name in names}
-        return {"seed": derived_seed(self.hparams.seed, 2), "tasks": self.tasks, **settings}
 
     def teardown(self, stage: str | None = None) -> None:
         """Write the dataset if the lifetimes are over and the agents have learned from them."""
         if stage == "fit" and self.storage is not None and self.trainer is not None:
-            over = self.env_steps == self.hparams.lifetime_steps
+            over = self.env_steps == self.lives.steps
             if over and self.trainer.global_step >= self.planned_updates:
-                references = lifetime_references(self, self._module())
+                agents = agents_of(self.trainer)
+                references = lifetime_references(self.lives, agents, self.stage_returns)
                 commit_lifetimes(self._writer, self.storage, references)
             self._close()
 
@@ -251,9 +247,15 @@ class LifetimeBuffers(lightning.LightningDataModule):
         if self.storage is None:
             self._restored = state_dict or None
 
-    def _module(self) -> Any:
-        trainer: Any = self.trainer
-        return trainer.lightning_module
+    def _open(self) -> LifetimeStorage:
+        """Return the replays, which ``train_dataloader`` opened.
+
+        Raises:
+            RuntimeError: it was not called.
+        """
+        if self.storage is None:
+            raise RuntimeError("The replays are closed: call train_dataloader first.")
+        return self.storage
 
     def _close(self) -> None:
         if self.storage is not None:

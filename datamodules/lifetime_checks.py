@@ -1,10 +1,12 @@
 """What LifetimeBuffers refuse: impossible settings, and replays other than those to go on with."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import lightning
+
+from datamodules.replay import check_one_process
 from offline_meta_rl.common.files import write_json
 from offline_meta_rl.data.lifetimes import LifetimeStorage
 from offline_meta_rl.envs.base import TaskFamily
@@ -40,18 +42,14 @@ def check_lifetime(
         )
 
 
-def check_trainer(trainer: Any, planned_updates: int, path: Path) -> None:
+def check_trainer(trainer: lightning.Trainer, planned_updates: int, path: Path) -> None:
     """Check that one process trains, no longer than the lifetimes, towards a new dataset.
 
     Raises:
         ValueError: several processes, or more updates than the lifetimes hold.
         FileExistsError: the dataset is there already.
     """
-    if trainer.world_size > 1:
-        raise ValueError(
-            "LifetimeBuffers simulates and keeps its replays in one process, found "
-            f"{trainer.world_size}. Set --trainer.devices=1."
-        )
+    check_one_process(trainer, "LifetimeBuffers")
     if not 0 < trainer.max_steps <= planned_updates:
         raise ValueError(
             f"trainer.max_steps: expected {planned_updates}, (lifetime_steps - warmup_steps) * "
@@ -76,14 +74,19 @@ def progress(storage: LifetimeStorage) -> int:
     return int(json.loads(file.read_text())["steps"]) if file.is_file() else 0
 
 
-def check_fresh_start(partial: Path, storage: LifetimeStorage, trainer: Any) -> None:
+def check_fresh_start(partial: Path, storage: LifetimeStorage, updates: int) -> None:
     """Check that no lifetimes were begun, neither in the replays nor by the agents.
+
+    Args:
+        partial: Folder of the dataset to be.
+        storage: The replays in it.
+        updates: That the agents have behind them.
 
     Raises:
         ValueError: the agents come from a checkpoint.
         FileExistsError: there are replays.
     """
-    if getattr(trainer, "global_step", 0):
+    if updates:
         raise ValueError(
             "The checkpoint's agents have learned already, and it holds no lifetimes: "
             "expected one of a run with LifetimeBuffers. Start without --ckpt_path."
@@ -96,14 +99,21 @@ def check_fresh_start(partial: Path, storage: LifetimeStorage, trainer: Any) -> 
         )
 
 
-def check_same_lifetimes(partial: Path, storage: LifetimeStorage, state: Mapping[str, Any]) -> None:
+def check_same_lifetimes(
+    partial: Path, storage: LifetimeStorage, steps: int, fingerprint: str
+) -> None:
     """Check that the replays are those of the checkpoint's run.
+
+    Args:
+        partial: Folder of the dataset to be.
+        storage: The replays in it.
+        steps: Of every lifetime, that the checkpoint's run had taken.
+        fingerprint: Of the replays then.
 
     Raises:
         ValueError: they are others, or have fewer steps.
     """
-    steps = state["env_steps"]
-    if storage.fingerprint(steps) != state["fingerprint"]:
+    if storage.fingerprint(steps) != fingerprint:
         raise ValueError(
             f"{partial}: expected the replays of the checkpoint's run, {steps} steps of every "
             f"lifetime, found others ({progress(storage)} steps). They lie beside the run's "

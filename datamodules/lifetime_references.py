@@ -1,11 +1,13 @@
 """What the agents of LifetimeBuffers reach, beside random actions and standing still."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from datamodules.lifetimes import Lives
+from offline_meta_rl.behaviour.contracts import ActsInEnvironments
 from offline_meta_rl.behaviour.references import (
     EPISODES,
     mean_returns,
@@ -16,37 +18,35 @@ from offline_meta_rl.envs.base import Array
 from offline_meta_rl.evaluation.rollout import Act
 
 
-def mean_action_returns(data: Any, module: Any) -> list[float]:
-    """Return what the agents' mean actions reach now, over ten episodes in each task, [T].
-
-    Args:
-        data: a LifetimeBuffers.
-        module: its agents.
-    """
+def mean_action_returns(lives: Lives, agents: ActsInEnvironments) -> list[float]:
+    """Return what the agents' mean actions reach now, over ten episodes in each task, [T]."""
 
     def act_for(_: Array) -> Act:
         def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:
-            rows = torch.from_numpy(observation).unflatten(0, (data.num_tasks, EPISODES))
-            action: NDArray[np.float32] = module.act(rows).flatten(0, 1).numpy()
+            rows = torch.from_numpy(observation).unflatten(0, (len(lives.tasks), EPISODES))
+            action: NDArray[np.float32] = agents.act(rows).flatten(0, 1).numpy()
             return action
 
         return act
 
-    returns: list[float] = mean_returns(data.family, act_for, **data.evaluation).tolist()
+    returns: list[float] = mean_returns(lives.family, act_for, **lives.evaluation).tolist()
     return returns
 
 
-def lifetime_references(data: Any, module: Any) -> dict[str, Any]:
+def lifetime_references(
+    lives: Lives, agents: ActsInEnvironments, stage_returns: Sequence[list[float]]
+) -> dict[str, list[float] | dict[str, list[float]]]:
     """Return the reference returns of the dataset, once the lifetimes are over.
 
     Args:
-        data: a LifetimeBuffers.
-        module: its agents.
+        lives: The lifetimes.
+        agents: As they are now.
+        stage_returns: Of ``mean_action_returns`` at the end of every stage but the last, [T] each.
     """
-    final = mean_action_returns(data, module)
+    final = mean_action_returns(lives, agents)
     return {
-        "random": random_returns(data.family, **data.evaluation),
-        "standing_still": still_returns(data.family, **data.evaluation),
+        "random": random_returns(lives.family, **lives.evaluation).tolist(),
+        "standing_still": still_returns(lives.family, **lives.evaluation).tolist(),
         "best_behaviour": final,
-        "stages": dict(zip(data.stages, [*data.stage_returns, final], strict=True)),
+        "stages": dict(zip(lives.stages, [*stage_returns, final], strict=True)),
     }

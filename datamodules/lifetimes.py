@@ -1,28 +1,77 @@
 """What LifetimeBuffers write: the replays, what is in them, and the dataset they become."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offline_meta_rl.behaviour.collect import package_versions
-from offline_meta_rl.behaviour.shaping import TERMS, RewardShaping
+from offline_meta_rl.behaviour.collect import derived_seed, package_versions
+from offline_meta_rl.behaviour.contracts import ActsInEnvironments
+from offline_meta_rl.behaviour.references import Measurement
+from offline_meta_rl.behaviour.shaping import TERMS, Shaping
+from offline_meta_rl.common.settings import to_plain
 from offline_meta_rl.data.lifetimes import LifetimeStorage
 from offline_meta_rl.data.writer import DatasetWriter
 from offline_meta_rl.envs.base import Array, StepResult, TaskFamily
 
 Splits = Mapping[str, tuple[Sequence[int], Sequence[int]]]
+"""Name of a split -> train tasks, test tasks."""
 
 
-def restricted_splits(splits: Splits, tasks: Sequence[int]) -> dict[str, tuple[Any, Any]]:
+@dataclass(frozen=True)
+class Lives:
+    """The agents' lifetimes: where they are spent, and how long they are.
+
+    Attributes:
+        family: The task family.
+        tasks: Indices of the tasks, one agent each.
+        steps: L, environment steps of each agent.
+        num_stages: Equal parts of a lifetime.
+        seed: Seed of initial states, noise and the replays' draws.
+        task_seed: Seed of the task parameters.
+        num_threads: Of the simulator's pool; None for one per core.
+    """
+
+    family: TaskFamily
+    tasks: tuple[int, ...]
+    steps: int
+    num_stages: int
+    seed: int
+    task_seed: int
+    num_threads: int | None
+
+    @property
+    def parameters(self) -> Array:
+        """Parameters of the agents' tasks, [T, P]."""
+        return self.family.task_parameters(self.task_seed)[list(self.tasks)]
+
+    @property
+    def stages(self) -> list[str]:
+        """Names of the stages, poor to expert."""
+        return [*(f"stage_{stage}" for stage in range(self.num_stages - 1)), "expert"]
+
+    @property
+    def evaluation(self) -> Measurement:
+        """How the reference returns of these tasks are measured."""
+        return Measurement(
+            seed=derived_seed(self.seed, 2),
+            task_seed=self.task_seed,
+            tasks=self.tasks,
+            num_threads=self.num_threads,
+        )
+
+
+def restricted_splits(
+    splits: Splits, tasks: Sequence[int]
+) -> dict[str, tuple[list[int], list[int]]]:
     """Return splits of chosen tasks, which are numbered anew.
 
     A split that leaves no task to train on is dropped; the default split then has them all.
     """
     number = {task: index for index, task in enumerate(tasks)}
-    result: dict[str, tuple[Any, Any]] = {}
+    result: dict[str, tuple[list[int], list[int]]] = {}
     for name, parts in splits.items():
         train, test = ([number[task] for task in part if task in number] for part in parts)
         if train:
@@ -32,7 +81,7 @@ def restricted_splits(splits: Splits, tasks: Sequence[int]) -> dict[str, tuple[A
     return result
 
 
-def kept_terms(family: TaskFamily, parameters: Array, shaping: RewardShaping) -> list[str]:
+def kept_terms(family: TaskFamily, parameters: Array, shaping: Shaping) -> list[str]:
     """Return the summands of the reward that have to be kept for the agents' own reward."""
     if not shaping.reweighs:
         return []
@@ -44,8 +93,11 @@ def kept_terms(family: TaskFamily, parameters: Array, shaping: RewardShaping) ->
 
 
 def transition_columns(
-    observation: NDArray[Any], action: NDArray[Any], result: StepResult, terms: Sequence[str]
-) -> dict[str, NDArray[Any]]:
+    observation: NDArray[np.float32],
+    action: NDArray[np.float32],
+    result: StepResult,
+    terms: Sequence[str],
+) -> dict[str, NDArray[np.generic]]:
     """Return one step of all tasks as LifetimeStorage keeps it; numbers that are not finite as 0.
 
     Args:
@@ -56,7 +108,7 @@ def transition_columns(
     """
     finite = np.isfinite(result.observation).all(axis=1) & np.isfinite(result.reward)
     diverged = result.diverged | ~finite
-    columns: dict[str, NDArray[Any]] = {
+    columns: dict[str, NDArray[np.generic]] = {
         "observation": observation,
         "action": action,
         "reward": np.nan_to_num(result.reward),
@@ -71,54 +123,62 @@ def transition_columns(
     return columns
 
 
-def lifetime_storage(data: Any, folder: Path) -> LifetimeStorage:
+def lifetime_storage(lives: Lives, shaping: Shaping, folder: Path) -> LifetimeStorage:
     """Return the replays in a folder.
 
     Args:
-        data: a LifetimeBuffers.
-        folder: of the arrays; made if it is missing.
+        lives: Whose replays.
+        shaping: The reward that the agents see.
+        folder: Of the arrays; made if it is missing.
 
     Raises:
         OSError: the disk has not enough room.
     """
     return LifetimeStorage(
         folder,
-        num_tasks=data.num_tasks,
-        steps=data.hparams.lifetime_steps,
-        observation_size=data.family.observation_size,
-        action_size=data.family.action_size,
-        terms=kept_terms(data.family, data.parameters, data.shaping),
+        num_tasks=len(lives.tasks),
+        steps=lives.steps,
+        observation_size=lives.family.observation_size,
+        action_size=lives.family.action_size,
+        terms=kept_terms(lives.family, lives.parameters, shaping),
     )
 
 
-def lifetime_writer(data: Any, module: Any) -> DatasetWriter:
+def lifetime_writer(
+    lives: Lives, path: Path, agents: ActsInEnvironments, data: Mapping[str, object]
+) -> DatasetWriter:
     """Return the writer of the dataset to be; what decides its content is its provenance.
 
     Args:
-        data: a LifetimeBuffers.
-        module: the agents.
+        lives: Of which the dataset is made.
+        path: Folder of the finished dataset.
+        agents: Their settings are kept.
+        data: Settings of the datamodule.
 
     Raises:
         ValueError: ``<path>.partial`` belongs to lifetimes with other settings.
     """
-    family = data.family
+    family = lives.family
     apart = {"path", "num_threads", "steps_per_epoch", "seed"}
-    agent = {k: v for k, v in module.hparams.items() if not k.startswith("compile")}
-    config = {k: v for k, v in data.hparams.items() if k not in apart}
+    own = {k: v for k, v in agents.hparams.items() if not k.startswith("compile")}
+    config = {
+        "agent": {"method": type(agents).__name__, **own},
+        "data": {k: v for k, v in data.items() if k not in apart},
+    }
     return DatasetWriter(
-        data.path,
+        path,
         environment={"id": family.env_id, "version": family.version, "kwargs": {}},
         family=family.name,
         observation_size=family.observation_size,
         action_size=family.action_size,
         horizon=family.horizon,
-        task_seed=data.hparams.task_seed,
-        task_parameters=data.parameters,
-        splits=restricted_splits(family.splits, data.tasks),
-        stages=data.stages,
+        task_seed=lives.task_seed,
+        task_parameters=lives.parameters,
+        splits=restricted_splits(family.splits, lives.tasks),
+        stages=lives.stages,
         provenance={
-            "seed": data.hparams.seed,
-            "config": {"agent": {"method": type(module).__name__, **agent}, "data": config},
+            "seed": lives.seed,
+            "config": to_plain(config),
             "versions": package_versions(),
         },
     )

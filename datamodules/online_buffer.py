@@ -7,48 +7,46 @@ learns to stand still. The replay keeps the summands, so that all of it is weigh
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import lightning
 import numpy as np
 import torch
 from tensordict import TensorDict
+from torch import Tensor
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 
 from datamodules.preparation import check_vector_family
-from offline_meta_rl.behaviour.shaping import RewardShaping
+from datamodules.replay import Replay, ReplayModule, agents_of, check_one_process
+from offline_meta_rl.behaviour.shaping import ShapedReward, Shaping
 from offline_meta_rl.data.contracts import DataSizes
 from offline_meta_rl.envs import FAMILIES
+from offline_meta_rl.envs.base import StepResult, TaskFamily
+from offline_meta_rl.envs.locomotion.family import LocomotionFamily
 
 
-class OnlineBuffer(lightning.LightningDataModule):
-    """Replay of one task-conditioned agent in all tasks of a family.
+class OnlineBuffer(ReplayModule):
+    """Replay of one task-conditioned agent in all tasks of a family; see ``SAC``.
 
     Args:
-        family: short name of the task family.
-        seed: of initial states, warm-up actions and the replay's draws.
-        task_seed: of the task parameters.
-        envs_per_task: environments for each task.
-        capacity: transitions kept.
-        batch_size: transitions per update.
-        updates_per_step: updates for each step taken in all environments.
-        warmup_steps: steps in all environments with uniform random actions before training.
-        steps_per_epoch: batches Lightning calls an epoch.
-        alive_bonus: of the reward the agent sees; None for the family's.
-        control_cost: of the reward the agent sees, when annealing starts; None for the family's.
-        anneal_steps: steps in all environments until the control cost is the family's own.
-        fall_penalty: taken off the reward the agent sees where an episode terminates.
-        height_weight: of the term ``height`` in the reward the agent sees, where there is one.
-        relabel: share of each batch whose task is drawn anew, with the reward it would have paid:
+        family: Short name of the task family.
+        seed: Seed of initial states, warm-up actions and the replay's draws.
+        task_seed: Seed of the task parameters.
+        envs_per_task: Environments for each task.
+        capacity: Transitions that the replay keeps.
+        replay: How the replay is filled and drawn from.
+        shaping: The reward that the agent sees.
+        relabel: Share of each batch whose task is drawn anew, with the reward it would have paid:
             what was seen on the way to one goal teaches the others. Only where all tasks move
             alike, and the reward depends on them through the torso's velocity.
-        num_threads: of the simulator's pool; None for one per core.
+        steps_per_epoch: Batches Lightning calls an epoch.
+        num_threads: Of the simulator's pool; None for one per core.
+
+    Raises:
+        ValueError: the family's observations are images, or its tasks cannot be relabelled.
     """
 
-    observation: torch.Tensor
-
-    if TYPE_CHECKING:
-        hparams: Any  # Lightning's type has no attributes
+    num_agents = 1
+    observation: Tensor
 
     def __init__(
         self,
@@ -58,38 +56,26 @@ class OnlineBuffer(lightning.LightningDataModule):
         task_seed: int = 0,
         envs_per_task: int = 1,
         capacity: int = 1_000_000,
-        batch_size: int = 256,
-        updates_per_step: int = 6,
-        warmup_steps: int = 100,
-        steps_per_epoch: int = 1000,
-        alive_bonus: float | None = None,
-        control_cost: float | None = None,
-        anneal_steps: int = 0,
-        fall_penalty: float = 0.0,
-        height_weight: float = 0.0,
+        replay: Replay = Replay(updates_per_step=6, warmup_steps=100),
+        shaping: Shaping = Shaping(),
         relabel: float = 0.0,
+        steps_per_epoch: int = 1000,
         num_threads: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(steps_per_epoch)
         self.save_hyperparameters()
         self.family = FAMILIES[family]
         check_vector_family(self.family)
-        if relabel and getattr(self.family, "per_task_model", True):
-            raise ValueError(
-                f"relabel: the tasks of {family} do not differ in a reward for velocity alone, so "
-                "one task's transitions say nothing about another's. Set relabel to 0."
-            )
+        self.relabelled = _relabelled(self.family) if relabel else None
         self.parameters = np.repeat(self.family.task_parameters(task_seed), envs_per_task, axis=0)
         self.task_features = torch.from_numpy(self.family.task_features(self.parameters))
         self.engine = self.family.make_engine(self.parameters, seed=seed, num_threads=num_threads)
+        self.settings, self.relabel, self.task_seed = replay, relabel, task_seed
         self.replay = TensorDictReplayBuffer(
-            storage=LazyTensorStorage(capacity), batch_size=batch_size * updates_per_step
+            storage=LazyTensorStorage(capacity),
+            batch_size=replay.batch_size * replay.updates_per_step,
         )
-        self.shape = (updates_per_step, batch_size)
-        self.shaping = RewardShaping(
-            self.family, alive_bonus, control_cost, anneal_steps, fall_penalty, height_weight
-        )
-        self.env_steps = 0
+        self.shaped = ShapedReward(self.family, shaping)
 
     def setup(self, stage: str | None = None) -> None:
         """Check that one process trains.
@@ -97,12 +83,8 @@ class OnlineBuffer(lightning.LightningDataModule):
         Raises:
             ValueError: several processes; each would fill a replay of its own.
         """
-        found = self.trainer.world_size if self.trainer else 1
-        if found > 1:
-            raise ValueError(
-                f"OnlineBuffer simulates and keeps its replay in one process, found {found}. "
-                "Set --trainer.devices=1."
-            )
+        if self.trainer is not None:
+            check_one_process(self.trainer, "OnlineBuffer")
 
     def sizes(self) -> DataSizes:
         """Return the sizes of what the environments give and take."""
@@ -113,80 +95,74 @@ class OnlineBuffer(lightning.LightningDataModule):
         """F, how many numbers tell the agent its task."""
         return int(self.task_features.shape[1])
 
-    def reward(self, terms: TensorDict) -> torch.Tensor:
-        """Return the reward the agent sees now for stored reward terms [...], float32."""
-        return self.shaping.reward(terms, self.env_steps)
-
-    def draw_tasks_anew(self, batch: TensorDict) -> None:
-        """Give a share of the transitions another task, and the reward's term for it, in place."""
-        family: Any = self.family
-        terms = batch["next", "reward_terms"]
-        chosen = torch.rand(batch.shape) < self.hparams.relabel
-        task = torch.randint(len(self.parameters), (int(chosen.sum()),))
-        velocity = torch.cat([terms["velocity_x"][chosen], terms["velocity_y"][chosen]], dim=-1)
-        reward = family.task_reward(velocity.numpy(), self.parameters[task.numpy()])
-        terms["task"][chosen] = torch.from_numpy(reward).float()[:, None]
-        for part in (batch, batch["next"]):
-            part["task_features"][chosen] = self.task_features[task]
-
     @torch.no_grad()
     def step(self) -> None:
         """Take one step in every environment and put it into the replay."""
-        if self.env_steps < self.hparams.warmup_steps:
-            action = 2 * torch.rand(self.engine.num_envs, self.family.action_size) - 1
+        size = (self.engine.num_envs, self.family.action_size)
+        if self.env_steps < self.settings.warmup_steps:
+            action = 2 * torch.rand(size) - 1
         else:
-            trainer: Any = self.trainer
-            actor = trainer.lightning_module.actor
-            action = actor.act(self.observation, self.task_features, stochastic=True)
+            seen = torch.cat([self.observation, self.task_features], dim=1)
+            action = agents_of(self.trainer).act(seen[None], torch.randn(1, *size))[0]
         result = self.engine.step(action.numpy())
-        following = torch.from_numpy(result.observation)
+        self.replay.extend(self._transitions(action, result)[torch.from_numpy(~result.diverged)])
         ended = result.terminated | result.truncated
-        transitions = TensorDict(
-            {
-                "observation": self.observation,
-                "task_features": self.task_features,
-                "action": action,
-                "next": {
-                    "observation": following,
-                    "task_features": self.task_features,
-                    "reward_terms": {
-                        name: torch.from_numpy(term).float()[:, None]
-                        for name, term in result.reward_terms.items()
-                    },
-                    "terminated": torch.from_numpy(result.terminated)[:, None],
-                    "done": torch.from_numpy(ended)[:, None],
-                },
-            },
-            batch_size=[self.engine.num_envs],
-        )
-        self.replay.extend(transitions[torch.from_numpy(~result.diverged)])
-        self.observation = torch.from_numpy(self.engine.reset(ended)) if ended.any() else following
+        following = self.engine.reset(ended) if ended.any() else result.observation
+        self.observation = torch.from_numpy(following)
         self.env_steps += 1
 
-    def train_dataloader(self) -> "OnlineBuffer":
-        """The datamodule is its own loader."""
-        return self
+    def _transitions(self, action: Tensor, result: StepResult) -> TensorDict:
+        """Return the step that was just taken as the replay keeps it, [environments]."""
+        terms = result.reward_terms.items()
+        columns = {
+            "observation": self.observation,
+            "task_features": self.task_features,
+            "action": action,
+            "next_observation": torch.from_numpy(result.observation),
+            "terminated": torch.from_numpy(result.terminated),
+            "reward_terms": {name: torch.from_numpy(term).float() for name, term in terms},
+        }
+        return TensorDict(columns, batch_size=[self.engine.num_envs])
 
-    def __len__(self) -> int:
-        """Batches in an epoch."""
-        return int(self.hparams.steps_per_epoch)
+    def batch(self) -> TensorDict:
+        """Draw transitions [U, 1, B] for U updates of the one agent, with the reward it sees now.
+
+        The task's features are the last numbers of an observation.
+        """
+        drawn = self.replay.sample()
+        if self.relabelled is not None:
+            self.draw_tasks_anew(drawn, self.relabelled)
+        reward = self.shaped.reward(drawn["reward_terms"], self.env_steps)
+        told = drawn["task_features"]
+        columns = {
+            "observation": torch.cat([drawn["observation"], told], dim=1),
+            "action": drawn["action"],
+            "reward": self.shaped.penalise_falls(reward, drawn["terminated"]),
+            "next_observation": torch.cat([drawn["next_observation"], told], dim=1),
+            "terminated": drawn["terminated"],
+        }
+        shape = (self.settings.updates_per_step, 1, self.settings.batch_size)
+        return TensorDict(columns, batch_size=[len(told)]).reshape(*shape)
+
+    def draw_tasks_anew(self, drawn: TensorDict, family: LocomotionFamily) -> None:
+        """Give a share of the transitions another task, and the reward's term for it, in place."""
+        terms = drawn["reward_terms"]
+        chosen = torch.rand(drawn.shape) < self.relabel
+        task = torch.randint(len(self.parameters), (int(chosen.sum()),))
+        velocity = torch.stack([terms["velocity_x"][chosen], terms["velocity_y"][chosen]], dim=1)
+        reward = family.task_reward(velocity.numpy(), self.parameters[task.numpy()])
+        terms["task"][chosen] = torch.from_numpy(reward).float()
+        drawn["task_features"][chosen] = self.task_features[task]
 
     def __iter__(self) -> Iterator[TensorDict]:
-        """Yield batches [updates_per_step, batch_size] for ever."""
+        """Yield an epoch's batches [updates_per_step, 1, batch_size], each after one step."""
         if self.env_steps == 0:
             self.observation = torch.from_numpy(self.engine.reset())
-        while self.env_steps < self.hparams.warmup_steps:
+        while self.env_steps < self.settings.warmup_steps:
             self.step()
         for _ in range(len(self)):
             self.step()
-            batch = self.replay.sample().reshape(*self.shape)
-            if self.hparams.relabel:
-                self.draw_tasks_anew(batch)
-            reward = self.reward(batch["next"].pop("reward_terms"))
-            batch["next", "reward"] = self.shaping.penalise_falls(
-                reward, batch["next", "terminated"]
-            )
-            yield batch
+            yield self.batch()
 
     def state_dict(self) -> dict[str, Any]:
         """Replay, simulator and clocks."""
@@ -203,3 +179,17 @@ class OnlineBuffer(lightning.LightningDataModule):
         self.observation = state_dict["observation"]
         self.engine.load_state_dict(state_dict["engine"])
         self.replay.load_state_dict(state_dict["replay"])
+
+
+def _relabelled(family: TaskFamily) -> LocomotionFamily:
+    """Return the family, if one task's transitions say what another would have paid.
+
+    Raises:
+        ValueError: its tasks differ in more than a reward for velocity.
+    """
+    if not isinstance(family, LocomotionFamily) or family.per_task_model:
+        raise ValueError(
+            f"relabel: the tasks of {family.name} do not differ in a reward for velocity alone, so "
+            "one task's transitions say nothing about another's. Set relabel to 0."
+        )
+    return family

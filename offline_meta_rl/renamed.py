@@ -1,6 +1,7 @@
 """Settings of earlier versions in a config: one error that names the new name, or the new name.
 
-A class lists the settings it has renamed in ``renamed``, old name -> new name.
+A class lists the settings it has renamed in ``renamed``, old name -> new name. Classes that are no
+more are listed here.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,10 +10,17 @@ from typing import Any
 from offline_meta_rl.common.settings import renamed_by, with_new_names
 
 PARTS = ("model", "data")
+RENAMED_CLASSES = {
+    "PerTaskSAC": (
+        "SAC with agents: per_task (its discount, initial_temperature and target_entropy are in "
+        "the group losses, to which belongs temperature_loss: paper)"
+    ),
+}
+"""Class of an earlier version -> what to use now."""
 
 
 def check_names(config: Mapping[str, Any], origin: str, owners: Mapping[str, type]) -> None:
-    """Refuse settings that have another name today.
+    """Refuse classes and settings that have another name today.
 
     Args:
         config: a config as it was written, or part of one.
@@ -20,8 +28,9 @@ def check_names(config: Mapping[str, Any], origin: str, owners: Mapping[str, typ
         owners: ``model`` and ``data`` -> the class that the settings are of, where it is known.
 
     Raises:
-        ValueError: names every old setting, and what it is called today.
+        ValueError: names the old class or every old setting, and what it is called today.
     """
+    check_classes(config, origin)
     old = [
         f"{part}.{name} is {part}.{renamed_by(owner)[name]} now"
         for part, owner, given in parts(config, owners)
@@ -32,8 +41,34 @@ def check_names(config: Mapping[str, Any], origin: str, owners: Mapping[str, typ
         raise ValueError(f"Settings in {origin} have new names: {'; '.join(old)}. Rename them.")
 
 
+def check_classes(config: Mapping[str, Any], origin: str) -> None:
+    """Refuse classes that have another name today.
+
+    Args:
+        config: ``model`` and ``data`` -> a class's name, or a mapping with its ``class_path``.
+        origin: where it comes from, for the message.
+
+    Raises:
+        ValueError: names the class, and what to use now.
+    """
+    for part in PARTS:
+        given = config.get(part)
+        path = given.get("class_path") if isinstance(given, Mapping) else given
+        name = str(path).rpartition(".")[2]
+        if name in RENAMED_CLASSES:
+            raise ValueError(
+                f"{name} in {origin} is {RENAMED_CLASSES[name]} now. Change the config, or go on "
+                "with the version of the code that wrote the checkpoint."
+            )
+
+
 def rename(config: dict[str, Any], owners: Mapping[str, type]) -> None:
-    """Give settings their names of today, in place: a checkpoint's config is not for editing."""
+    """Give settings their names of today, in place: a checkpoint's config is not for editing.
+
+    Raises:
+        ValueError: a class that is no more.
+    """
+    check_classes(config, "the checkpoint")
     for part, owner, given in parts(config, owners):
         config[part]["init_args"] = with_new_names(owner, given)
 
@@ -48,15 +83,20 @@ def parts(
             yield part, owners[part], given.get("init_args") or {}
 
 
-def options(arguments: Sequence[str]) -> dict[str, dict[str, dict[str, None]]]:
-    """Return the settings that options such as ``--model.width 3`` name, without values.
+def options(arguments: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return what options such as ``--model Macaw --model.width 3`` name, in a config's shape.
 
-    ``--model.init_args.width`` is the same setting.
+    Settings come without their values. ``--model.init_args.width`` is the same setting.
     """
-    found: dict[str, dict[str, dict[str, None]]] = {}
-    for argument in arguments:
-        part, _, name = argument.removeprefix("--").partition("=")[0].partition(".")
-        if argument.startswith("--") and part in PARTS and name:
-            names = found.setdefault(part, {"init_args": {}})["init_args"]
-            names[name.removeprefix("init_args.")] = None
+    found: dict[str, dict[str, Any]] = {}
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, equals, value = argument.partition("=")
+        part, _, name = option.removeprefix("--").partition(".")
+        if not argument.startswith("--") or part not in PARTS:
+            continue
+        given = found.setdefault(part, {"init_args": {}})
+        if name in ("", "class_path"):
+            given["class_path"] = value if equals else following
+        else:
+            given["init_args"][name.removeprefix("init_args.")] = None
     return found

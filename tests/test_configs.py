@@ -18,7 +18,7 @@ from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.envs.base import TaskFamily
 from offline_meta_rl.envs.rendering import use_working_gl
 from offline_meta_rl.envs.scripted import ScriptedFamily
-from tests.helpers import make_episodes, merged
+from tests.helpers import build, make_episodes, merged
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 CONTROLS = ["explorer_no_cql", "explorer_no_expl"]  # overlays on the configs of explorers
@@ -27,7 +27,8 @@ SHARED = yaml.safe_load((CONFIGS / "experiments" / "shared" / "shared.yaml").rea
 PAIRS = {name: files for name, files in SHARED["aliases"].items() if isinstance(files, list)}
 """Pairs of a family and a method that need no file of their own."""
 FILES = sorted(path.stem for path in CONFIGS.glob("*.yaml") if path.stem not in NO_RUNS)
-RUNS = sorted([*FILES, *PAIRS])
+BEHAVIOUR = sorted(f"behaviour/{path.stem}" for path in CONFIGS.glob("behaviour/*.yaml"))
+RUNS = sorted([*FILES, *PAIRS, *BEHAVIOUR])
 OVERLAYS = sorted(path.stem for path in CONFIGS.glob("ablations/*.yaml"))
 BASES = {"pearl_regularised": "pearl_point_robot"}  # what an overlay is for, unless the quick start
 BOOTSTRAPPED = ["terminal_observation", "terminal_discount"]
@@ -40,12 +41,10 @@ HORIZON = 5
 SMALL = {
     "TaskBuffers": {"inner_batch_size": 4, "outer_batch_size": 4},
     "OnlineBuffer": {
-        "warmup_steps": 2,
         "capacity": 1000,
-        "batch_size": 4,
-        "updates_per_step": 6,
+        "replay": {"warmup_steps": 2, "batch_size": 4, "updates_per_step": 6},
     },
-    "LifetimeBuffers": {"lifetime_steps": 60, "warmup_steps": 2, "batch_size": 4},
+    "LifetimeBuffers": {"lifetime_steps": 60, "replay": {"warmup_steps": 2, "batch_size": 4}},
     "CQL": {"width": 8},
     "Macaw": {"network": {"width": 8, "head_width": 4, "latent_size": 3}, "compile": False},
     "Pearl": {
@@ -55,8 +54,7 @@ SMALL = {
     },
     "MetaBehaviourCloning": {"network": {"width": 8, "latent_size": 3}, "compile": False},
     "MultitaskAWR": {"network": {"width": 8}, "compile": False},
-    "PerTaskSAC": {"hidden_size": 8},
-    "SAC": {"hidden_size": 8},
+    "SAC": {"network": {"width": 8}},
     "Evaluate": {"episodes": 1, "context_size": 8},
     "BehaviourLearning": {"every_n_steps": 3},
     "BehaviourSnapshots": {},
@@ -269,7 +267,7 @@ def test_sizes_come_from_the_data(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in RUNS if name.endswith("_per_task")])
 def test_training_of_agents_ends_with_their_lifetimes(name: str) -> None:
     config = read(name)
-    data = LifetimeBuffers(**config["data"]["init_args"])
+    data = build(LifetimeBuffers, **config["data"]["init_args"])
     assert config["trainer"]["max_steps"] == data.planned_updates
 
 

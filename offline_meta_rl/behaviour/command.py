@@ -1,4 +1,7 @@
-"""``lightning behaviour pack``: the shipped behaviour policies."""
+"""``lightning behaviour``: the policies that datasets are collected with.
+
+The functions import what they need themselves, so that their help does not wait for a simulator.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,16 +17,20 @@ def pack(
     steps: list[int] | None = None,
     out: Path | None = None,
 ) -> None:
-    """Choose snapshots of behaviour agents from poor to expert, and pack them as one file.
+    """Choose snapshots of a behaviour agent from poor to expert, and pack them as one file.
+
+    The agent comes from `lightning fit --config configs/behaviour/ant.yaml` and the like. Datasets
+    of the family are collected with what was packed last.
 
     Args:
-        family: Short name of the task family that they were trained on.
-        folder: Folder with <step>.pt snapshots of the callback BehaviourSnapshots.
+        family: Short name of the task family, such as ant_dir.
+        folder: Folder with the training's <step>.pt files, such as runs/behaviour/ant/snapshots.
         stages: How many snapshots to choose.
         steps: Choose these training steps instead.
         out: File to write. By default the package's own.
 
     Raises:
+        FileNotFoundError: No snapshot in the folder.
         ValueError: The family has no learned behaviour, or there are too few snapshots.
     """
     from offline_meta_rl.behaviour.pack import pack_snapshots
@@ -32,11 +39,63 @@ def pack(
         print(line)
 
 
+def collect(
+    family: str,
+    *,
+    path: Path | None = None,
+    seed: int = 0,
+    task_seed: int = 0,
+    transitions_per_stage: int | None = None,
+    untrained_episodes: int = 0,
+    num_threads: int | None = None,
+) -> None:
+    """Collect the dataset of a family without training on it; go on if it was interrupted.
+
+    Args:
+        family: Short name of the task family, such as ant_dir.
+        path: Folder of the dataset. By default where `lightning fit` looks for it.
+        seed: Seed of initial states and actions.
+        task_seed: Seed of the task parameters.
+        transitions_per_stage: Fewest transitions of every stage in every task. By default an equal
+            share of 8000, or a scripted family's usual number of episodes.
+        untrained_episodes: Adds a first stage with so many episodes of a policy that was never
+            trained.
+        num_threads: Threads of the simulator. By default one per core.
+
+    Raises:
+        ValueError: An unknown family, or an interrupted collection with other settings.
+    """
+    from offline_meta_rl.behaviour.collect import collect, default_dataset_path
+    from offline_meta_rl.envs import FAMILIES
+
+    if family not in FAMILIES:
+        raise ValueError(f"family: expected one of {sorted(FAMILIES)}, found {family!r}.")
+    found = FAMILIES[family]
+    if path is None:
+        path = default_dataset_path(
+            found,
+            seed=seed,
+            task_seed=task_seed,
+            transitions_per_stage=transitions_per_stage,
+            untrained_episodes=untrained_episodes,
+        )
+    written = collect(
+        found,
+        path,
+        seed=seed,
+        task_seed=task_seed,
+        transitions_per_stage=transitions_per_stage,
+        untrained_episodes=untrained_episodes,
+        num_threads=num_threads,
+    )
+    print(written)
+
+
 COMMANDS = Commands(
     "lightning behaviour",
-    "Make the behaviour policies that datasets are collected with.",
-    {"pack": pack},
-    example="lightning behaviour pack ant_dir runs/collect_ant/snapshots",
+    "Collect datasets, and make the behaviour policies that they are collected with.",
+    {"collect": collect, "pack": pack},
+    example="lightning behaviour pack ant_dir runs/behaviour/ant/snapshots",
 )
 
 

@@ -1,7 +1,7 @@
 """Whether the agent of each task learned over its lifetime, by a fixed criterion."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,19 +13,49 @@ CRITERION = (
 )
 
 
-def task_report(
-    returns: NDArray[np.float64], random: float, shipped: float | None
-) -> dict[str, Any]:
+class TaskReport(TypedDict):
+    """How one agent fared.
+
+    Attributes:
+        episodes: How many.
+        first: Mean return of the first 10 % of them; None without an episode.
+        last: Mean return of the last 10 %.
+        random: Mean return of random actions in the task.
+        shipped: Mean return of the best behaviour that ships; None where none does.
+        learned: By ``CRITERION``; None where it cannot be told.
+    """
+
+    episodes: int
+    first: float | None
+    last: float | None
+    random: float
+    shipped: float | None
+    learned: bool | None
+
+
+class LifetimeReport(TypedDict):
+    """How all agents fared.
+
+    Attributes:
+        criterion: In words.
+        failed: Tasks whose agent did not learn.
+        unknown: Tasks of which it cannot be told.
+        tasks: Task -> its report.
+    """
+
+    criterion: str
+    failed: list[int]
+    unknown: list[int]
+    tasks: dict[int, TaskReport]
+
+
+def task_report(returns: NDArray[np.float64], random: float, shipped: float | None) -> TaskReport:
     """Return how one agent fared.
 
     Args:
-        returns: of its episodes, in order of time, [E].
-        random: mean return of random actions in its task.
-        shipped: mean return of the best behaviour that ships; None where none does.
-
-    Returns:
-        ``episodes``, ``first``, ``last`` (mean returns of the first and last 10 %), ``random``,
-        ``shipped``, ``learned``: None where it cannot be told.
+        returns: Of its episodes, in order of time, [E].
+        random: Mean return of random actions in its task.
+        shipped: Mean return of the best behaviour that ships; None where none does.
     """
     count = max(1, round(SHARE * len(returns)))
     known = len(returns) > 0
@@ -49,14 +79,14 @@ def lifetime_report(
     returns: Sequence[NDArray[np.float64]],
     random: Sequence[float],
     shipped: Sequence[float] | None,
-) -> dict[str, Any]:
+) -> LifetimeReport:
     """Return the reports of all tasks, and which agents failed or cannot be judged.
 
     Args:
-        tasks: their indices in the family.
-        returns: of each task's episodes, in order of time.
-        random: mean return of random actions in each task.
-        shipped: of the best behaviour that ships; None where none does.
+        tasks: Their indices in the family.
+        returns: Of each task's episodes, in order of time.
+        random: Mean return of random actions in each task.
+        shipped: Of the best behaviour that ships; None where none does.
     """
     best = [None] * len(tasks) if shipped is None else list(shipped)
     reports = {

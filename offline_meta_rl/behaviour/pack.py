@@ -1,23 +1,23 @@
-"""Choose snapshots of a behaviour agent's training and pack them as package data.
+"""Choose snapshots of a behaviour agent's training and pack them as package data."""
 
-``lightning behaviour pack ant_dir FOLDER`` writes ``policies/ant_dir.pt``.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from offline_meta_rl.behaviour.policy import FORMAT_VERSION, behaviour_file
+from offline_meta_rl.behaviour.policy import (
+    FORMAT_VERSION,
+    Package,
+    PackedLayers,
+    PackedStage,
+    behaviour_file,
+)
 from offline_meta_rl.behaviour.references import random_returns
 from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.envs.base import TaskFamily
 from offline_meta_rl.envs.locomotion.family import LocomotionFamily
-
-LEARNED = [name for name, family in FAMILIES.items() if isinstance(family, LocomotionFamily)]
-"""Families whose behaviour policy is learned, not scripted."""
+from offline_meta_rl.networks.actors import SCALE
 
 
 def choose_stages(mean: Tensor, noisy: Tensor, random_return: float, count: int) -> list[int]:
@@ -29,16 +29,16 @@ def choose_stages(mean: Tensor, noisy: Tensor, random_return: float, count: int)
     worth more than walking badly.
 
     Args:
-        mean: return of every snapshot's mean action, in order of training, [S].
-        noisy: return of its sampled actions, [S].
-        random_return: of uniform random actions.
-        count: how many to choose.
+        mean: Return of every snapshot's mean action, in order of training, [S].
+        noisy: Return of its sampled actions, [S].
+        random_return: Of uniform random actions.
+        count: How many to choose.
 
     Returns:
         Indices of snapshots, increasing.
 
     Raises:
-        ValueError: if there are not enough snapshots up to the best one.
+        ValueError: there are not enough snapshots up to the best one.
     """
     best = int(mean.argmax())
     if best + 1 < count:
@@ -55,17 +55,20 @@ def choose_stages(mean: Tensor, noisy: Tensor, random_return: float, count: int)
     return chosen[::-1]
 
 
-def pack(snapshots: Sequence[Path], out: Path, family: TaskFamily) -> None:
+def pack(snapshots: Sequence[Path], out: Path, family: TaskFamily) -> Package:
     """Write the snapshots of a training, poor to expert, as package data.
 
     The stages are called ``stage_0``, ``stage_1``, ..., ``expert``.
 
     Args:
-        snapshots: files of ``callbacks.BehaviourSnapshots``, poor to expert.
-        out: file to write; half precision, a few hundred kB.
-        family: what they were trained on.
+        snapshots: Files of ``callbacks.BehaviourSnapshots``, poor to expert.
+        out: File to write; half precision, a few hundred kB.
+        family: What they were trained on.
+
+    Returns:
+        What was written.
     """
-    stages: list[dict[str, Any]] = []
+    stages: list[PackedStage] = []
     for number, path in enumerate(snapshots):
         snapshot = torch.load(path, weights_only=True)
         stages.append(
@@ -77,15 +80,17 @@ def pack(snapshots: Sequence[Path], out: Path, family: TaskFamily) -> None:
                 "actor": {key: value.half() for key, value in snapshot["state"].items()},
             }
         )
-    package = {
+    package: Package = {
         "format": FORMAT_VERSION,
         "family": family.name,
         "family_version": family.version,
-        "hidden_size": stages[0]["actor"]["network.0.weight"].shape[0],
+        "network": _hidden_layers(stages[0]["actor"]),
+        "scale": {"floor": SCALE.floor, "at_zero": SCALE.at_zero},
         "stages": stages,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     torch.save(package, out)
+    return package
 
 
 def pack_snapshots(
@@ -96,46 +101,66 @@ def pack_snapshots(
     steps: Sequence[int] | None = None,
     out: Path | None = None,
 ) -> list[str]:
-    """Choose snapshots, pack them, and return lines about what they reach.
+    """Choose among all snapshots of a training, pack them, and return lines about what they reach.
 
     Args:
-        name: Of the family.
-        folder: With <step>.pt snapshots.
+        name: Of the family that they were trained on.
+        folder: Of the snapshots, ``<step>.pt``.
         stages: How many to choose.
-        steps: Choose these training steps instead.
+        steps: Training steps to take instead, poor to expert.
         out: File to write; None for the package's own.
 
     Raises:
-        ValueError: The family has no learned behaviour, a step has no snapshot, or there are too
-            few snapshots.
+        FileNotFoundError: no snapshot in the folder.
+        ValueError: the family has no learned behaviour, too few snapshots, or none of a step.
     """
-    if name not in LEARNED:
+    family = FAMILIES.get(name)
+    if not isinstance(family, LocomotionFamily):
+        learned = [key for key, each in FAMILIES.items() if isinstance(each, LocomotionFamily)]
         raise ValueError(
-            f"Expected a family whose behaviour is learned, {', '.join(LEARNED)}, found {name!r}. "
-            "Name one of these."
+            f"family: expected one whose behaviour is learned, {', '.join(learned)}, found {name}."
         )
-    family = FAMILIES[name]
     paths = sorted(folder.glob("*.pt"), key=lambda path: int(path.stem))
     if not paths:
-        raise ValueError(
-            f"Expected <step>.pt snapshots in {folder}, found none. Train the behaviour agents "
-            "with the callback BehaviourSnapshots first."
+        raise FileNotFoundError(
+            f"No snapshot in {folder}: expected <step>.pt files of the callback "
+            "BehaviourSnapshots. Train with configs/behaviour/*.yaml and pass the run's folder "
+            "snapshots."
         )
-    snapshots = [torch.load(path, weights_only=True) for path in paths]
-    mean = torch.stack([snapshot["mean"].mean() for snapshot in snapshots])
-    noisy = torch.stack([snapshot["noisy"].mean() for snapshot in snapshots])
     random_return = float(random_returns(family, seed=0, task_seed=0).mean())
-    known = [int(path.stem) for path in paths]
-    if unknown := sorted(set(steps or ()) - set(known)):
-        raise ValueError(f"--steps: expected some of {known}, found {unknown}.")
-    if steps:
-        chosen = [known.index(step) for step in steps]
+    if steps is not None:
+        chosen = _at_steps(paths, steps)
     else:
-        chosen = choose_stages(mean, noisy, random_return, stages)
+        returns = [torch.load(path, weights_only=True) for path in paths]
+        mean, noisy = (
+            torch.stack([torch.as_tensor(found[kind]).mean() for found in returns])
+            for kind in ("mean", "noisy")
+        )
+        chosen = [paths[i] for i in choose_stages(mean, noisy, random_return, stages)]
     target = out or behaviour_file(family)
-    pack([paths[index] for index in chosen], target, family)
+    package = pack(chosen, target, family)
     lines = [f"random actions: {random_return:.1f}"]
-    for number, index in enumerate(chosen):
-        reached = f"mean action {mean[index]:.1f}, sampled {noisy[index]:.1f}"
-        lines.append(f"stage {number}: step {known[index]}, {reached}")
+    for stage in package["stages"]:
+        mean, noisy = (stage["mean_return"].mean(), stage["noisy_return"].mean())
+        reached = f"mean action {mean:.1f}, sampled {noisy:.1f}"
+        lines.append(f"{stage['name']}: step {stage['step']}, {reached}")
     return [*lines, str(target)]
+
+
+def _hidden_layers(actor: Mapping[str, Tensor]) -> PackedLayers:
+    """Return the sizes of the hidden layers from an actor's state."""
+    weights = [value for name, value in actor.items() if name.endswith(".weight")]
+    return {"width": len(weights[0]), "depth": len(weights) - 1}
+
+
+def _at_steps(paths: Sequence[Path], steps: Sequence[int]) -> list[Path]:
+    """Return the snapshots of some training steps.
+
+    Raises:
+        ValueError: there is none of a step.
+    """
+    of_step = {int(path.stem): path for path in paths}
+    missing = [step for step in steps if step not in of_step]
+    if missing:
+        raise ValueError(f"steps: expected some of {sorted(of_step)}, found {missing}.")
+    return [of_step[step] for step in steps]

@@ -1,7 +1,7 @@
 """Behaviour policies: the agents, poor to expert, whose data a task dataset consists of.
 
 The MuJoCo families ship snapshots of one task-conditioned soft actor-critic agent, taken at several
-stages of its training (``configs/collect_*.yaml``); the point robots and the drawers are scripted.
+stages of its training (``configs/behaviour/``); the point robots and the drawers are scripted.
 A behaviour policy knows the task: it is given the task's parameters. Shapes: N environments, O
 observation size, A action size, P numbers that describe a task.
 """
@@ -9,7 +9,7 @@ observation size, A action size, P numbers that describe a task.
 import hashlib
 from importlib import resources
 from pathlib import Path
-from typing import Any, Protocol
+from typing import NotRequired, Protocol, TypedDict
 
 import numpy as np
 import torch
@@ -21,10 +21,65 @@ from offline_meta_rl.envs.base import Array, TaskFamily
 from offline_meta_rl.envs.point_robot import STEP, PointRobot
 from offline_meta_rl.envs.scripted import ScriptedFamily
 from offline_meta_rl.evaluation.rollout import Act
-from offline_meta_rl.networks.actors import BehaviourActor
+from offline_meta_rl.networks.actors import TENSORDICT_SCALE, BehaviourActor, Scale
+from offline_meta_rl.networks.stacked import HiddenLayers
 
-FORMAT_VERSION = 1
-"""Of the files under ``policies/``."""
+FORMAT_VERSION = 2
+"""Of the files under ``policies/``. Format 1 had two hidden layers and tensordict's scale."""
+
+
+class PackedScale(TypedDict):
+    """The arguments of ``Scale``."""
+
+    floor: float
+    at_zero: float
+
+
+class PackedLayers(TypedDict):
+    """The arguments of ``HiddenLayers``."""
+
+    width: int
+    depth: int
+
+
+class PackedStage(TypedDict):
+    """One snapshot of an agent's training.
+
+    Attributes:
+        name: Of the stage.
+        step: Updates when it was taken.
+        mean_return: Of the mean action in each task, [T].
+        noisy_return: Of sampled actions, [T].
+        actor: State of the BehaviourActor, half precision.
+    """
+
+    name: str
+    step: int
+    mean_return: Tensor
+    noisy_return: Tensor
+    actor: dict[str, Tensor]
+
+
+class Package(TypedDict):
+    """A file under ``policies/``.
+
+    Attributes:
+        format: Version of the file's format.
+        family: Name of the task family.
+        family_version: Of its rewards and dynamics.
+        hidden_size: Width of the actors' two hidden layers, in format 1.
+        network: The actors' hidden layers, from format 2 on.
+        scale: Of the actors, from format 2 on.
+        stages: Poor to expert.
+    """
+
+    format: int
+    family: str
+    family_version: int
+    hidden_size: NotRequired[int]
+    network: NotRequired[PackedLayers]
+    scale: NotRequired[PackedScale]
+    stages: list[PackedStage]
 
 
 class BehaviourPolicy(Protocol):
@@ -66,22 +121,25 @@ class LearnedBehaviour:
 
     Args:
         family: the task family.
-        package: what ``pack_behaviour.pack`` wrote.
+        package: content of a file that ``lightning behaviour pack`` wrote.
         digest: of the file.
     """
 
     sees_state = False
 
-    def __init__(self, family: TaskFamily, package: dict[str, Any], digest: str) -> None:
+    def __init__(self, family: TaskFamily, package: Package, digest: str) -> None:
         self.family, self.digest = family, digest
         self.stages: list[str] = [stage["name"] for stage in package["stages"]]
         self.training_steps: list[int] = [stage["step"] for stage in package["stages"]]
         feature_size = family.task_features(family.task_parameters(0)[:1]).shape[1]
+        sizes = (family.observation_size, feature_size, family.action_size)
+        if package["format"] == 1:
+            network, scale = HiddenLayers(package["hidden_size"], depth=2), TENSORDICT_SCALE
+        else:
+            network, scale = HiddenLayers(**package["network"]), Scale(**package["scale"])
         self._actors: list[BehaviourActor] = []
         for stage in package["stages"]:
-            actor = BehaviourActor(
-                family.observation_size, feature_size, family.action_size, package["hidden_size"]
-            )
+            actor = BehaviourActor(*sizes, network, scale)
             actor.load_state_dict({key: value.float() for key, value in stage["actor"].items()})
             self._actors.append(actor.requires_grad_(False))
 
@@ -161,13 +219,13 @@ def load_behaviour(family: TaskFamily) -> BehaviourPolicy:
             f"No behaviour policy ships with task family {family.name}, so its data cannot be "
             "collected. Expected a dataset of your own: pass its folder as --data.path."
         )
-    package = torch.load(path, weights_only=True)
+    package: Package = torch.load(path, weights_only=True)
     expected = (FORMAT_VERSION, family.name, family.version)
     found = (package["format"], package["family"], package["family_version"])
-    if found != expected:
+    if found[1:] != expected[1:] or not 1 <= package["format"] <= FORMAT_VERSION:
         raise ValueError(
             f"Behaviour file {path.name} has (format, family, version) {found}, expected "
-            f"{expected}. Train with configs/collect_*.yaml and pack the snapshots again."
+            f"{expected}. Train with configs/behaviour/*.yaml and pack the snapshots again."
         )
     return LearnedBehaviour(family, package, hashlib.blake2b(path.read_bytes()).hexdigest()[:8])
 
@@ -191,7 +249,7 @@ def acting(
     """
     rows = [(int(stage), np.flatnonzero(stages == stage)) for stage in np.unique(stages)]
 
-    def act(observation: NDArray[Any]) -> NDArray[np.float32]:
+    def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:
         parts = [
             behaviour.act(
                 stage,

@@ -7,34 +7,42 @@ the weights change; what a dataset stores is always the true reward.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from offline_meta_rl.common.settings import check_at_least
+from offline_meta_rl.envs.base import TaskFamily
+from offline_meta_rl.envs.locomotion.family import LocomotionFamily
 
 TERMS = ("task", "control", "alive", "height")
 """Summands of the reward that can be weighed, where a family has them."""
 
 
 @dataclass(frozen=True)
-class RewardShaping:
+class Shaping:
     """Weights of the reward's summands while an agent trains.
 
-    Args:
-        family: the task family, whose own weights are the defaults.
-        alive_bonus: weight of ``alive``; None for the family's.
-        control_cost: weight of ``control`` when annealing starts; None for the family's.
-        anneal_steps: steps until the control cost is the family's own.
-        fall_penalty: taken off where an episode terminates.
-        height_weight: of ``height``, where there is such a term.
+    Attributes:
+        alive_bonus: Weight of ``alive``. None for the family's.
+        control_cost: Weight of ``control`` when annealing starts. None for the family's.
+        anneal_steps: Steps in all environments until the control cost is the family's own.
+        fall_penalty: Taken off the reward where an episode terminates.
+        height_weight: Weight of ``height``, which ants have: minus the metres above 0.8 m.
+
+    Raises:
+        ValueError: a negative number of steps.
     """
 
-    family: Any
     alive_bonus: float | None = None
     control_cost: float | None = None
     anneal_steps: int = 0
     fall_penalty: float = 0.0
     height_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the number of steps."""
+        check_at_least(self, 0, "anneal_steps")
 
     @property
     def reweighs(self) -> bool:
@@ -43,24 +51,39 @@ class RewardShaping:
             self.alive_bonus is None and self.control_cost is None and self.height_weight == 0.0
         )
 
+
+class ShapedReward:
+    """The reward that agents of a family see.
+
+    Args:
+        family: Its own weights hold where the settings have none.
+        shaping: Settings.
+    """
+
+    def __init__(self, family: TaskFamily, shaping: Shaping) -> None:
+        self.shaping = shaping
+        self._own_cost = self._own_bonus = 0.0
+        if isinstance(family, LocomotionFamily):
+            self._own_cost, self._own_bonus = family.control_cost, family.alive_bonus
+
     def reward(self, terms: Mapping[str, Tensor], steps: int) -> Tensor:
         """Return the reward for stored summands, without the penalty for falling.
 
         Args:
-            terms: name -> summand, [...]; families without ``control`` have ``task`` alone.
-            steps: taken so far, for annealing.
+            terms: Name -> summand, [...]; families without ``control`` have ``task`` alone.
+            steps: Taken so far, for annealing.
         """
         if "control" not in terms.keys():
             return terms["task"]
-        own_cost = self.family.control_cost
-        cost = own_cost if self.control_cost is None else self.control_cost
-        cost += (own_cost - cost) * min(1.0, steps / max(1, self.anneal_steps))
-        bonus = self.family.alive_bonus if self.alive_bonus is None else self.alive_bonus
+        given = self.shaping
+        cost = self._own_cost if given.control_cost is None else given.control_cost
+        cost += (self._own_cost - cost) * min(1.0, steps / max(1, given.anneal_steps))
+        bonus = self._own_bonus if given.alive_bonus is None else given.alive_bonus
         reward = terms["task"] + cost * terms["control"] + bonus * terms["alive"]
         if "height" in terms.keys():
-            reward = reward + self.height_weight * terms["height"]
+            reward = reward + given.height_weight * terms["height"]
         return reward
 
     def penalise_falls(self, reward: Tensor, terminated: Tensor) -> Tensor:
         """Return the reward less the penalty where an episode terminated."""
-        return torch.where(terminated, reward - self.fall_penalty, reward)
+        return torch.where(terminated, reward - self.shaping.fall_penalty, reward)

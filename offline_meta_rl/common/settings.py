@@ -20,6 +20,18 @@ from collections.abc import Mapping
 from typing import Any
 
 
+def check_at_least(settings: object, least: float, *names: str) -> None:
+    """Check some numbers of a dataclass, in its ``__post_init__``; None is left alone.
+
+    Raises:
+        ValueError: names the first that is too small.
+    """
+    for name in names:
+        found = getattr(settings, name)
+        if found is not None and found < least:
+            raise ValueError(f"{name}: expected at least {least}, found {found}.")
+
+
 def to_plain(value: Any) -> Any:
     """Return ``value`` with every dataclass in it as a dictionary; all else stays as it is."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

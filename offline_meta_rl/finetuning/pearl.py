@@ -25,6 +25,7 @@ from offline_meta_rl.losses.pearl import (
     actor_gaussian,
     losses_given,
 )
+from offline_meta_rl.networks.actors import polyak
 from offline_meta_rl.networks.context_encoder import Gaussians, context_rows, factors
 from offline_meta_rl.networks.stacked import Layers
 
@@ -154,8 +155,8 @@ class PearlLearner(OnlineLearner):
         for leaf, gradient in zip(leaves, gradients, strict=True):
             leaf.grad = gradient.contiguous()
         self.optimizer.step()
-        value = [leaf.detach() for leaf in pytree.tree_leaves(self.learned.value)]
-        torch._foreach_lerp_(pytree.tree_leaves(self.target), value, self.target_update)
+        value = pytree.tree_leaves(self.learned.value)
+        polyak(pytree.tree_leaves(self.target), value, self.target_update)
         return {name: loss.detach() for name, loss in losses.items() if name != "kl"}
 
     def state_dict(self) -> dict[str, Any]:

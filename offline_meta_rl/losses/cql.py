@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from offline_meta_rl.losses.sac import tanh_sample
+from offline_meta_rl.networks.actors import constant, tanh_sample
 from offline_meta_rl.networks.stacked import Layers, stacked_mlp
 
 MAX_LOG_STD = 2.0
@@ -269,8 +269,8 @@ def cql_losses(
     action, log_density = tanh_sample(
         *actor_gaussian(parameters.actor, observation, settings), noise.actor
     )
-    constant = [(weight.detach(), bias.detach()) for weight, bias in parameters.critics]
-    policy_value = twin_values(constant, observation, action[:, None])[..., 0].amin(dim=0)
+    critics = constant(parameters.critics)
+    policy_value = twin_values(critics, observation, action[:, None])[..., 0].amin(dim=0)
     actor = settings.entropy_weight * log_density - policy_value
     return losses | {
         "actor": (actor * row_weight).sum(),

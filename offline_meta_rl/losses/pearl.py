@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from offline_meta_rl.losses.awr import Weighting, advantage_weights
-from offline_meta_rl.losses.sac import tanh_sample
+from offline_meta_rl.networks.actors import constant, tanh_sample
 from offline_meta_rl.networks.context_encoder import (
     Gaussians,
     divergence_from_prior,
@@ -188,8 +188,8 @@ def losses_given(
 
     mean, log_std = actor_gaussian(parameters.actor, batch["observation"], given)
     action, log_density = tanh_sample(mean, log_std.exp(), noise.action)
-    constant = [(weight.detach(), bias.detach()) for weight, bias in parameters.critics]
-    policy_value = twin_values(constant, batch["observation"], action, given).amin(dim=0)
+    critics = constant(parameters.critics)
+    policy_value = twin_values(critics, batch["observation"], action, given).amin(dim=0)
     value = state_value(parameters.value, batch["observation"], given)
     soft_value = policy_value - settings.entropy_weight * log_density
     value_loss = (value - soft_value.detach()).square().mean(dim=-1)

@@ -1,28 +1,63 @@
-"""Soft actor-critic's losses for T independent agents at once (Haarnoja et al., 2018).
+"""Soft actor-critic's losses for N independent agents at once (Haarnoja et al., 2018).
 
 As in arXiv 1812.05905: twin critics regress on the smaller of two target critics (Eq. 5 and 6), a
 tanh-Gaussian actor is reparameterised (Eq. 9), the temperature is learned (Eq. 18). Every loss is a
-vector [T], one entry for each agent and of that agent's tensors alone. Shapes: T agents, each with
-a batch of B transitions; O, A observation and action size; critics are 2 T networks, first those
-of all agents, then their twins.
+vector [N], one entry for each agent and of that agent's tensors alone. An agent that has to solve
+several tasks sees which one it is in as part of its observation. Shapes: N agents, each with a
+batch of B transitions; O, A observation and action size; critics are 2 N networks, first those of
+all agents, then their twins.
 """
 
-import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from offline_meta_rl.networks.actors import SCALE, constant, tanh_sample
 from offline_meta_rl.networks.stacked import Layers, stacked_mlp
 
-MIN_SCALE = 1e-3
-UNIT_SCALE = math.log(math.e - 1.0)  # softplus of it is 1
+
+@dataclass(frozen=True)
+class SACSettings:
+    """What soft actor-critic optimises.
+
+    Attributes:
+        discount: Per step, 0 to 1.
+        initial_temperature: Weight of the entropy at the start, more than 0.
+        target_entropy: Entropy of the actions, in nats, that the temperature is steered to. None
+            for -A, the paper's choice.
+        temperature_loss: ``logarithm``, in which the temperature's loss is linear, as TorchRL and
+            Stable-Baselines3 have it, or ``paper``, Eq. 18, linear in the temperature itself. They
+            vanish at the same entropy. With the paper's, steps get smaller as the temperature
+            does, so it decays more slowly.
+
+    Raises:
+        ValueError: a value out of its range.
+    """
+
+    discount: float = 0.99
+    initial_temperature: float = 1.0
+    target_entropy: float | None = None
+    temperature_loss: Literal["logarithm", "paper"] = "logarithm"
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not 0.0 <= self.discount <= 1.0:
+            raise ValueError(f"discount: expected 0 to 1, found {self.discount}.")
+        if self.initial_temperature <= 0.0:
+            raise ValueError(
+                f"initial_temperature: expected more than 0, found {self.initial_temperature}."
+            )
+        if self.temperature_loss not in ("logarithm", "paper"):
+            raise ValueError(
+                f"temperature_loss: expected logarithm or paper, found {self.temperature_loss!r}."
+            )
 
 
 class Agents(NamedTuple):
-    """What T agents learn: actors, critics, and logarithms of temperatures [T]."""
+    """What N agents learn: actors, critics, and logarithms of temperatures [N]."""
 
     actors: Layers
     critics: Layers
@@ -30,44 +65,29 @@ class Agents(NamedTuple):
 
 
 def gaussian(actors: Layers, observation: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and scale of the actions before the tanh, [T, B, A] each.
+    """Return mean and standard deviation of the actions before the tanh, [N, B, A] each.
 
     Args:
-        actors: networks from O to 2 A numbers.
-        observation: [T, B, O].
+        actors: Networks from O to 2 A numbers.
+        observation: [N, B, O].
     """
     mean, raw_scale = stacked_mlp(actors, observation).chunk(2, dim=-1)
-    return mean, F.softplus(raw_scale + UNIT_SCALE) + MIN_SCALE
+    return mean, SCALE(raw_scale)
 
 
 def sample_action(actors: Layers, observation: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Return actions [T, B, A] in (-1, 1) and their log densities [T, B].
+    """Return actions [N, B, A] in (-1, 1) and their log densities [N, B].
 
     Args:
-        actors: see ``gaussian``.
-        observation: [T, B, O].
-        noise: standard normal, [T, B, A].
+        actors: Networks from O to 2 A numbers.
+        observation: [N, B, O].
+        noise: Standard normal, [N, B, A].
     """
     return tanh_sample(*gaussian(actors, observation), noise)
 
 
-def tanh_sample(mean: Tensor, scale: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Return tanh(mean + scale * noise) [..., A] and its log density [...].
-
-    Args:
-        mean: before the tanh, [..., A].
-        scale: standard deviation before the tanh, [..., A].
-        noise: standard normal, [..., A].
-    """
-    before = mean + scale * noise
-    normal = -0.5 * noise.square() - scale.log() - 0.5 * math.log(2.0 * math.pi)
-    # log(1 - tanh(x)^2), exact for large |x| too
-    log_slope = 2.0 * (math.log(2.0) - before - F.softplus(-2.0 * before))
-    return torch.tanh(before), (normal - log_slope).sum(dim=-1)
-
-
 def twin_values(critics: Layers, observation: Tensor, action: Tensor) -> Tensor:
-    """Return both critics' values [2, T, B] of observations [T, B, O] and actions [T, B, A]."""
+    """Return both critics' values [2, N, B] of observations [N, B, O] and actions [N, B, A]."""
     inputs = torch.cat([observation, action], dim=-1)
     values = stacked_mlp(critics, inputs.repeat(2, 1, 1))
     return values.view(2, *inputs.shape[:2])
@@ -76,7 +96,7 @@ def twin_values(critics: Layers, observation: Tensor, action: Tensor) -> Tensor:
 def target_value(
     agents: Agents, targets: Layers, batch: Mapping[str, Tensor], noise: Tensor, discount: float
 ) -> Tensor:
-    """Return r + discount * (min Q'(s', a') - alpha log pi(a'|s')), [T, B].
+    """Return r + discount * (min Q'(s', a') - alpha log pi(a'|s')), [N, B] (Eq. 3 and 6).
 
     Nothing follows a terminated episode; what follows a truncated one counts.
     """
@@ -92,37 +112,36 @@ def sac_losses(
     targets: Layers,
     batch: Mapping[str, Tensor],
     noise: Tensor,
-    *,
-    discount: float,
-    target_entropy: float,
+    settings: SACSettings,
 ) -> dict[str, Tensor]:
     """Return every agent's losses on its own batch.
 
     Args:
-        agents: what is learned.
-        targets: the target critics.
-        batch: observation, next_observation [T, B, O], action [T, B, A], reward [T, B],
-            terminated [T, B] bool.
-        noise: standard normal, [2, T, B, A]: for the actions that follow, and for the actor's loss.
-        discount: per step.
-        target_entropy: that the temperature steers to, nats.
+        agents: What is learned.
+        targets: The target critics.
+        batch: observation, next_observation [N, B, O], action [N, B, A], reward [N, B],
+            terminated [N, B] bool.
+        noise: Standard normal, [2, N, B, A]: for the actions that follow, and for the actor's loss.
+        settings: Discount, and where the temperature is steered to.
 
     Returns:
-        ``critic``, ``actor``, ``temperature``: losses [T], to be added; ``entropy``: [T], detached.
+        ``critic``, ``actor``, ``temperature``: losses [N], to be added; ``entropy``: [N], detached.
     """
     with torch.no_grad():
-        aim = target_value(agents, targets, batch, noise[0], discount)
+        aim = target_value(agents, targets, batch, noise[0], settings.discount)
     values = twin_values(agents.critics, batch["observation"], batch["action"])
     critic_loss = 0.5 * (values - aim).square().sum(dim=0).mean(dim=-1)
 
     action, log_density = sample_action(agents.actors, batch["observation"], noise[1])
-    constant = [(weight.detach(), bias.detach()) for weight, bias in agents.critics]
-    value = twin_values(constant, batch["observation"], action).amin(dim=0)
+    value = twin_values(constant(agents.critics), batch["observation"], action).amin(dim=0)
     temperature = agents.log_temperature.exp()
     actor_loss = (temperature.detach()[:, None] * log_density - value).mean(dim=-1)
 
+    aimed = settings.target_entropy
+    aimed = -float(action.shape[-1]) if aimed is None else aimed
     entropy = -log_density.detach().mean(dim=-1)
-    temperature_loss = temperature * (entropy - target_entropy)
+    moved = temperature if settings.temperature_loss == "paper" else agents.log_temperature
+    temperature_loss = moved * (entropy - aimed)
     return {
         "critic": critic_loss,
         "actor": actor_loss,

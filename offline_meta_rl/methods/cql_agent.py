@@ -12,6 +12,7 @@ from offline_meta_rl.losses.cql import (
     actor_gaussian,
     cql_losses,
 )
+from offline_meta_rl.networks.actors import polyak, with_target
 from offline_meta_rl.networks.stacked import StackedMLP
 
 
@@ -43,9 +44,7 @@ class CQLAgent(nn.Module):
         hidden = [width] * depth
         sizes = [input_size + action_size, *hidden, 1]
         self.actor = StackedMLP(1, [input_size, *hidden, 2 * action_size])
-        self.critics = StackedMLP(2, sizes)
-        self.targets = StackedMLP(2, sizes).requires_grad_(False)
-        self.targets.load_state_dict(self.critics.state_dict())
+        self.critics, self.targets = with_target(2, sizes)
         self.target_update, self.settings = target_update, settings
 
     def learned(self) -> CQLParameters:
@@ -62,11 +61,7 @@ class CQLAgent(nn.Module):
 
     def update_targets(self) -> None:
         """Move the targets towards the critics."""
-        torch._foreach_lerp_(
-            list(self.targets.parameters()),
-            [parameter.detach() for parameter in self.critics.parameters()],
-            self.target_update,
-        )
+        polyak(self.targets.parameters(), self.critics.parameters(), self.target_update)
 
     @torch.no_grad()
     def act(self, observation: Tensor, noise: Tensor | None = None) -> Tensor:

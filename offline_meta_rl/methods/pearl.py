@@ -29,6 +29,7 @@ from offline_meta_rl.losses.pearl import (
     total_loss,
 )
 from offline_meta_rl.methods.base import MetaModule
+from offline_meta_rl.networks.actors import polyak, with_target
 from offline_meta_rl.networks.context_encoder import (
     ContextEncoder,
     Gaussians,
@@ -106,9 +107,7 @@ class Pearl(MetaModule):
         self.encoder = StackedMLP(1, encoder.sizes(row, 2 * encoder.latent_size))
         self.actor = StackedMLP(1, network.sizes(state, 2 * action_size))
         self.critics = StackedMLP(2, network.sizes(state + action_size, 1))
-        self.value = StackedMLP(1, network.sizes(state, 1))
-        self.target_value = StackedMLP(1, network.sizes(state, 1)).requires_grad_(False)
-        self.target_value.load_state_dict(self.value.state_dict())
+        self.value, self.target_value = with_target(1, network.sizes(state, 1))
         self._losses = self.compiled(pearl_losses, compile)
 
     @property
@@ -142,11 +141,7 @@ class Pearl(MetaModule):
         gradients = torch.autograd.grad(total_loss(losses), leaves)
         metrics = {name: value.detach() for name, value in losses.items()}
         metrics = self.apply_gradients(leaves, list(gradients), metrics)
-        torch._foreach_lerp_(
-            list(self.target_value.parameters()),
-            [parameter.detach() for parameter in self.value.parameters()],
-            self.target_update,
-        )
+        polyak(self.target_value.parameters(), self.value.parameters(), self.target_update)
         return metrics
 
     def infer(self, context: TensorDict) -> Gaussians:

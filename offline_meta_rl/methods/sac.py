@@ -1,99 +1,205 @@
-"""Soft actor-critic conditioned on the task: the behaviour agent that datasets come from.
+"""Soft actor-critic: the behaviour agents that datasets come from.
 
-Haarnoja et al., 2018 (arXiv 1812.05905), with TorchRL's loss: twin critics, target critics, a tanh
-Gaussian actor, a learned temperature. TorchRL departs from the paper in two places: the critics'
-error is smooth L1, and the temperature's loss is linear in its logarithm. The task's features are
-appended to the observation, so that one agent learns all tasks of a family at once.
+Haarnoja et al., 2018 (arXiv 1812.05905). One agent learns all tasks of a family and is told which
+one it is in, or every task has an agent of its own that never hears of the others, as in the data
+of MACAW (Mitchell et al., 2021). Either way it is a stack of N networks, N = 1 or N = T: Adam acts
+on each element by itself, so every agent of a stack learns exactly as it would alone (test).
 """
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from tensordict import TensorDict
-from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
-from torchrl.modules import MLP, ProbabilisticActor, TanhNormal, ValueOperator
-from torchrl.objectives import SACLoss, SoftUpdate
+from torch.utils import _pytree as pytree
 
+from offline_meta_rl.behaviour.contracts import ServesAgents
+from offline_meta_rl.evaluation.measure import datamodule_of
+from offline_meta_rl.losses.sac import Agents, SACSettings, gaussian, sac_losses
 from offline_meta_rl.methods.base import MetaModule
-from offline_meta_rl.networks.actors import BehaviourActor
-
-
-class Critic(nn.Module):
-    """Maps (observation, task features, action) to a value [..., 1]."""
-
-    def __init__(self, input_size: int, hidden_size: int) -> None:
-        super().__init__()
-        self.network = MLP(
-            input_size, 1, num_cells=[hidden_size, hidden_size], activation_class=nn.ReLU
-        )
-
-    def forward(self, observation: Tensor, task_features: Tensor, action: Tensor) -> Tensor:
-        """Return Q, [..., 1]."""
-        value: Tensor = self.network(torch.cat([observation, task_features, action], dim=-1))
-        return value
+from offline_meta_rl.networks.actors import BehaviourActor, polyak, with_target
+from offline_meta_rl.networks.stacked import HiddenLayers, Layers, StackedMLP
 
 
 class SAC(MetaModule):
-    """Task-conditioned soft actor-critic.
+    """N independent soft actor-critics.
+
+    With ``agents: one`` train it on ``OnlineBuffer``, with ``agents: per_task`` on
+    ``LifetimeBuffers``. Gradients are not clipped: the norm of the whole gradient would tie the
+    agents together.
 
     Args:
         observation_size: O.
-        task_feature_size: F, how many numbers tell the agent its task.
         action_size: A; actions lie in [-1, 1].
-        hidden_size: width of the two hidden layers of actor and critics.
-        learning_rate: Adam's, for actor, critics and temperature.
-        discount: per step.
-        target_update: share of the critics that moves into the targets at each update.
+        task_feature_size: F, the numbers that tell the one agent its task; they are appended to its
+            observation. None for an agent that is told nothing.
+        num_tasks: T, the number of agents with ``agents: per_task``.
+        agents: ``one`` for all tasks, or one ``per_task``.
+        network: Hidden layers of actors and critics.
+        losses: What the agents optimise.
+        learning_rate: Adam's, for actors, critics and temperatures.
+        target_update: Share of the critics that moves into their targets at each update.
+        compile: Compile the losses; falls back to eager with a warning.
+        compile_mode: Of ``torch.compile``.
+
+    Raises:
+        ValueError: another value of ``agents``, or one agent per task without ``num_tasks``.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {
+        "hidden_size": "network.width",
+        "discount": "losses.discount",
+        "initial_temperature": "losses.initial_temperature",
+        "target_entropy": "losses.target_entropy",
+    }
 
     def __init__(
         self,
         *,
         observation_size: int,
-        task_feature_size: int,
         action_size: int,
-        hidden_size: int = 256,
+        task_feature_size: int | None = None,
+        num_tasks: int | None = None,
+        agents: Literal["one", "per_task"] = "one",
+        network: HiddenLayers = HiddenLayers(width=256, depth=2),
+        losses: SACSettings = SACSettings(),
         learning_rate: float = 3e-4,
-        discount: float = 0.99,
         target_update: float = 0.005,
+        compile: bool = False,
+        compile_mode: str = "default",
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.learning_rate = learning_rate
-        self.actor = BehaviourActor(observation_size, task_feature_size, action_size, hidden_size)
-        inputs = ["observation", "task_features"]
-        actor = ProbabilisticActor(
-            TensorDictModule(self.actor, in_keys=inputs, out_keys=["loc", "scale"]),
-            in_keys=["loc", "scale"],
-            distribution_class=TanhNormal,
-            return_log_prob=True,
+        self.agents, self.num_agents = agents, _number_of_agents(agents, num_tasks)
+        self.task_feature_size = (task_feature_size or 0) if agents == "one" else 0
+        self.observation_size, self.action_size = observation_size, action_size
+        self.learning_rate, self.target_update = learning_rate, target_update
+        self.network, self.settings = network, losses
+        seen = observation_size + self.task_feature_size
+        self.actors = StackedMLP(self.num_agents, network.sizes(seen, 2 * action_size))
+        self.critics, self.targets = with_target(
+            2 * self.num_agents, network.sizes(seen + action_size, 1)
         )
-        critic = ValueOperator(
-            Critic(observation_size + task_feature_size + action_size, hidden_size),
-            in_keys=[*inputs, "action"],
-        )
-        self.loss = SACLoss(actor, critic, num_qvalue_nets=2, target_entropy=-float(action_size))
-        self.loss.make_value_estimator(gamma=discount)
-        _ = self.loss.target_entropy  # registers its buffer, else only a trained module has it
-        self.targets = SoftUpdate(self.loss, tau=target_update)
+        temperature = torch.full((self.num_agents,), losses.initial_temperature)
+        self.log_temperature = nn.Parameter(temperature.log())
+        self._losses = self.compiled(self.losses, compile, compile_mode)
+
+    def learned(self) -> Agents:
+        """Return all that is learned."""
+        return Agents(self.actors.layers(), self.critics.layers(), self.log_temperature)
+
+    def losses(
+        self, agents: Agents, targets: Layers, batch: dict[str, Tensor], noise: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the losses of every agent, [N] each; see ``sac_losses``."""
+        return sac_losses(agents, targets, batch, noise, self.settings)
 
     def outer_step(self, batch: TensorDict) -> dict[str, Tensor]:
-        """One SAC update on transitions [B] (keys of TorchRL's loss, plus ``task_features``)."""
-        losses = self.loss(batch)
-        total = losses["loss_actor"] + losses["loss_qvalue"] + losses["loss_alpha"]
-        parameters = self.learned_parameters()
+        """One update of every agent on its own transitions [N, B].
+
+        Args:
+            batch: observation and next_observation [N, B, O + F], action, reward, terminated.
+        """
+        agents = self.learned()
+        noise = torch.randn(
+            2, *batch["action"].shape, device=self.device, dtype=agents.log_temperature.dtype
+        )
+        losses = self._losses(agents, self.targets.layers(), dict(batch), noise)
+        total = losses["critic"].sum() + losses["actor"].sum() + losses["temperature"].sum()
+        parameters = pytree.tree_leaves(agents)
         # Not ``backward``: hooks of DistributedDataParallel would average what we sum.
         gradients = torch.autograd.grad(total, parameters)
-        names = ("loss_actor", "loss_qvalue", "alpha", "entropy")
-        metrics = self.apply_gradients(
-            parameters, list(gradients), {name: losses[name].detach() for name in names}
-        )
-        self.targets.step()
+        metrics = {name: value.detach().mean() for name, value in losses.items()}
+        metrics["temperature"] = self.log_temperature.detach().exp().mean()
+        metrics = self.apply_gradients(parameters, list(gradients), metrics)
+        polyak(self.targets.parameters(), self.critics.parameters(), self.target_update)
         return metrics
 
-    def learned_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters of actor, critics and temperature."""
-        return [parameter for parameter in self.parameters() if parameter.requires_grad]
+    @torch.no_grad()
+    def act(self, observation: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Return the actions of every agent in its own environments.
+
+        Args:
+            observation: With the task's features, if there are any, [N, E, O + F], on any device.
+            noise: Standard normal, [N, E, A]; None for the mean action.
+
+        Returns:
+            Actions [N, E, A] in (-1, 1), on the observation's device.
+        """
+        mean, scale = gaussian(self.actors.layers(), observation.to(self.device))
+        if noise is not None:
+            mean = mean + scale * noise.to(self.device)
+        return torch.tanh(mean).to(observation.device)
+
+    @torch.no_grad()
+    def behaviour_actor(self) -> BehaviourActor:
+        """Return a copy of the one agent's actor, on the CPU, as snapshots keep it.
+
+        Raises:
+            TypeError: every task has an agent of its own.
+        """
+        if self.agents != "one":
+            raise TypeError(
+                "Expected one agent for all tasks, found agents: per_task. Set --model.agents one."
+            )
+        # New layers draw their weights, and a snapshot must not change what training draws.
+        with torch.random.fork_rng(devices=[]):
+            actor = BehaviourActor(
+                self.observation_size, self.task_feature_size, self.action_size, self.network
+            )
+        linear = (layer for layer in actor.network if isinstance(layer, nn.Linear))
+        for layer, (weight, bias) in zip(linear, self.actors.layers(), strict=True):
+            layer.weight.copy_(weight[0].T)
+            layer.bias.copy_(bias[0, 0])
+        return actor
+
+    def setup(self, stage: str) -> None:
+        """Check that the data serve as many agents as there are.
+
+        Raises:
+            ValueError: they serve another number.
+        """
+        super().setup(stage)
+        data = datamodule_of(self.trainer)
+        if isinstance(data, ServesAgents) and data.num_agents != self.num_agents:
+            raise ValueError(
+                f"The module was built for {self.num_agents} agents, {type(data).__name__} serves "
+                f"{data.num_agents}. With LifetimeBuffers set --model.agents per_task and leave "
+                "num_tasks to the data; with OnlineBuffer set --model.agents one."
+            )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse agents of the versions that trained TorchRL's networks.
+
+        Raises:
+            ValueError: the checkpoint holds one.
+        """
+        super().on_load_checkpoint(checkpoint)
+        if not any(name.startswith("actors.") for name in checkpoint["state_dict"]):
+            raise ValueError(
+                "The checkpoint's SAC was written when its networks were TorchRL's; expected "
+                "stacked networks (actors.weights.0, ...). Train the agent again with "
+                "configs/behaviour/*.yaml, or go on with the version of the code that wrote it."
+            )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """One Adam for actor, critics and temperature."""
-        return torch.optim.Adam(self.learned_parameters(), lr=self.learning_rate, fused=True)
+        """One Adam for all agents."""
+        return torch.optim.Adam(
+            pytree.tree_leaves(self.learned()), lr=self.learning_rate, fused=True
+        )
+
+
+def _number_of_agents(agents: str, num_tasks: int | None) -> int:
+    """Return N.
+
+    Raises:
+        ValueError: another value of ``agents``, or one agent per task of an unknown number.
+    """
+    if agents == "one":
+        return 1
+    if agents != "per_task":
+        raise ValueError(f"agents: expected one or per_task, found {agents!r}.")
+    if num_tasks is None:
+        raise ValueError("agents: per_task needs num_tasks, found none. Pass the number of tasks.")
+    return num_tasks

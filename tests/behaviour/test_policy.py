@@ -6,13 +6,17 @@ import numpy as np
 import pytest
 import torch
 
+from offline_meta_rl.behaviour import command
+from offline_meta_rl.behaviour.collect import default_dataset_path
 from offline_meta_rl.behaviour.pack import choose_stages, pack
 from offline_meta_rl.behaviour.policy import acting, behaviour_file, load_behaviour
 from offline_meta_rl.behaviour.references import random_returns, reference_returns
+from offline_meta_rl.data.dataset import TaskDataset
 from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.envs.base import TaskFamily
 from offline_meta_rl.envs.locomotion.families import CheetahVel
-from offline_meta_rl.networks.actors import BehaviourActor
+from offline_meta_rl.networks.actors import TENSORDICT_SCALE, BehaviourActor
+from offline_meta_rl.networks.stacked import HiddenLayers
 
 LEARNED = ["ant_dir", "cheetah_dir", "cheetah_vel", "walker_params"]
 
@@ -126,7 +130,7 @@ def test_choice_of_stages() -> None:
 def snapshot(folder: Path, family: TaskFamily, step: int) -> Path:
     """Write what the callback writes, of an untrained actor."""
     torch.manual_seed(step)
-    actor = BehaviourActor(family.observation_size, 1, family.action_size, 16)
+    actor = BehaviourActor(family.observation_size, 1, family.action_size, HiddenLayers(16, 2))
     returns = torch.full((family.num_tasks,), float(step), dtype=torch.float64)
     path = folder / f"{step:07d}.pt"
     torch.save({"step": step, "state": actor.state_dict(), "mean": returns, "noisy": returns}, path)
@@ -141,7 +145,7 @@ def test_pack_keeps_the_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("offline_meta_rl.behaviour.policy.behaviour_file", lambda family: packed)
     behaviour = load_behaviour(family)
     assert behaviour.stages == ["stage_0", "expert"]
-    actor = BehaviourActor(family.observation_size, 1, family.action_size, 16)
+    actor = BehaviourActor(family.observation_size, 1, family.action_size, HiddenLayers(16, 2))
     actor.load_state_dict(torch.load(paths[1], weights_only=True)["state"])
     observation, parameters = torch.randn(2, 20), family.task_parameters(0)
     features = torch.from_numpy(family.task_features(parameters))
@@ -149,6 +153,79 @@ def test_pack_keeps_the_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     found = behaviour.act(1, observation, parameters, stochastic=False)
     torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
     assert not torch.equal(found, behaviour.act(0, observation, parameters, stochastic=False))
+
+
+def test_shipped_packages_have_the_scale_that_they_were_trained_with() -> None:
+    family = FAMILIES["cheetah_dir"]
+    package = torch.load(behaviour_file(family), weights_only=True)
+    assert package["format"] == 1
+    assert "scale" not in package
+    actor = BehaviourActor(20, 1, 6, HiddenLayers(package["hidden_size"], 2), TENSORDICT_SCALE)
+    weights = package["stages"][0]["actor"]
+    actor.load_state_dict({key: value.float() for key, value in weights.items()})
+    observation, parameters = torch.randn(2, 20), family.task_parameters(0)
+    features = torch.from_numpy(family.task_features(parameters))
+    noise = [torch.Generator().manual_seed(0) for _ in range(2)]
+    expected = actor.act(observation, features, stochastic=True, generator=noise[0])
+    found = load_behaviour(family).act(
+        0, observation, parameters, stochastic=True, generator=noise[1]
+    )
+    assert torch.equal(found, expected)
+
+
+def test_package_of_a_later_format_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    family, packed = FAMILIES["cheetah_dir"], tmp_path / "packed.pt"
+    package = torch.load(behaviour_file(family), weights_only=True)
+    torch.save(package | {"format": 3}, packed)
+    monkeypatch.setattr("offline_meta_rl.behaviour.policy.behaviour_file", lambda family: packed)
+    with pytest.raises(ValueError, match=r"has \(format, family, version\) \(3, .*Train with"):
+        load_behaviour(family)
+
+
+def test_command_packs_a_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Snapshots that get better: the last is the best, and the stages go from poor to it."""
+    family = FAMILIES["cheetah_dir"]
+    folder, out = tmp_path / "snapshots", tmp_path / "packed.pt"
+    folder.mkdir()
+    for step in (100, 20, 400, 1000):  # as whole numbers, not as text
+        snapshot(folder, family, step)
+    command.pack("cheetah_dir", folder, stages=3, out=out)
+    package = torch.load(out, weights_only=True)
+    assert [stage["step"] for stage in package["stages"]] == [100, 400, 1000]
+    assert [stage["name"] for stage in package["stages"]] == ["stage_0", "stage_1", "expert"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("random actions: -")
+    assert lines[3] == "expert: step 1000, mean action 1000.0, sampled 1000.0"
+    assert lines[4] == str(out)
+    command.pack("cheetah_dir", folder, steps=[20, 400], out=out)
+    package = torch.load(out, weights_only=True)
+    assert [stage["step"] for stage in package["stages"]] == [20, 400]
+
+
+def test_command_refuses_what_cannot_be_packed(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"whose behaviour is learned, .*ant_dir.*found point_rob"):
+        command.pack("point_robot", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"No snapshot in .*BehaviourSnapshots"):
+        command.pack("ant_dir", tmp_path)
+    snapshot(tmp_path, FAMILIES["cheetah_dir"], 10)
+    with pytest.raises(ValueError, match=r"steps: expected some of \[10\], found \[20\]"):
+        command.pack("cheetah_dir", tmp_path, steps=[10, 20])
+
+
+def test_command_collects_where_a_run_looks(
+    data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"transitions_per_stage": 20, "num_threads": 1}
+    command.collect("point_robot", **settings)  # type: ignore[arg-type]
+    expected = default_dataset_path(FAMILIES["point_robot"], transitions_per_stage=20)
+    assert capsys.readouterr().out.splitlines()[-1] == str(expected)
+    found = TaskDataset.open(expected)
+    command.collect("point_robot", path=tmp_path / "mine", **settings)  # type: ignore[arg-type]
+    assert TaskDataset.open(tmp_path / "mine").checksum == found.checksum
+    with pytest.raises(ValueError, match=r"family: expected one of .*'ant_dir'.* found 'ants'"):
+        command.collect("ants")
 
 
 def test_random_returns_are_seeded() -> None:

@@ -15,7 +15,8 @@ import pytest
 import torch
 from tensordict import TensorDict
 
-from offline_meta_rl.methods.per_task_sac import PerTaskSAC
+from offline_meta_rl.methods.sac import SAC
+from offline_meta_rl.networks.stacked import HiddenLayers
 from tests.benchmarks.record import record
 from tests.references.sac import ReferenceAgent, random_batch
 
@@ -24,11 +25,12 @@ OBSERVATION_SIZE, ACTION_SIZE = 20, 6  # of the half-cheetah
 
 def stacked(num_tasks: int, width: int, rows: int, device: str) -> Callable[[], object]:
     """Return a function that updates all agents at once."""
-    module = PerTaskSAC(
+    module = SAC(
+        agents="per_task",
         num_tasks=num_tasks,
         observation_size=OBSERVATION_SIZE,
         action_size=ACTION_SIZE,
-        hidden_size=width,
+        network=HiddenLayers(width, depth=2),
     ).to(device)
     optimizer = module.configure_optimizers()
     module._trainer = SimpleNamespace(world_size=1)  # type: ignore[assignment]

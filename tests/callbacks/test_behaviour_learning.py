@@ -40,7 +40,9 @@ def lifetimes(folder: Path, returns: NDArray[np.float64]) -> Any:
         env_steps=EPISODES * HORIZON - 1,  # the last episode is not over
         planned_updates=100,
         evaluation={"seed": 0, "task_seed": 0, "tasks": tasks, "num_threads": 1},
-        hparams=SimpleNamespace(seed=0),
+        num_agents=len(tasks),
+        seed=0,
+        task_seed=0,
     )
 
 

@@ -8,8 +8,10 @@ import torch
 
 from callbacks.behaviour_snapshots import BehaviourSnapshots
 from datamodules.online_buffer import OnlineBuffer
+from datamodules.replay import Replay
 from offline_meta_rl.behaviour.pack import pack
 from offline_meta_rl.methods.sac import SAC
+from tests.helpers import build
 
 pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no")
 
@@ -17,8 +19,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step` 
 def train(folder: Path, callbacks: list[lightning.Callback]) -> tuple[SAC, OnlineBuffer]:
     """Train an agent of the point robot for 24 updates."""
     lightning.seed_everything(0, verbose=False)
-    data = OnlineBuffer(family="point_robot", batch_size=16, updates_per_step=4, warmup_steps=3)
-    model = SAC(observation_size=2, task_feature_size=2, action_size=2, hidden_size=16)
+    replay = Replay(batch_size=16, updates_per_step=4, warmup_steps=3)
+    data = OnlineBuffer(family="point_robot", replay=replay)
+    model = build(SAC, observation_size=2, task_feature_size=2, action_size=2, hidden_size=16)
     trainer = lightning.Trainer(
         max_steps=24,
         max_epochs=-1,
@@ -47,7 +50,7 @@ def test_snapshots_are_taken_and_change_nothing(tmp_path: Path) -> None:
     assert last["mean"].shape == last["noisy"].shape == (40,)
     assert -40.0 < float(last["mean"].mean()) < -3.0
     assert not torch.equal(last["mean"], last["noisy"])
-    for name, value in model.actor.state_dict().items():
+    for name, value in model.behaviour_actor().state_dict().items():
         assert torch.equal(value, last["state"][name])
     pack([folder / "0000004.pt", folder / "0000024.pt"], tmp_path / "packed.pt", data.family)
     packed = torch.load(tmp_path / "packed.pt", weights_only=True)
@@ -56,9 +59,12 @@ def test_snapshots_are_taken_and_change_nothing(tmp_path: Path) -> None:
 
 def test_another_model_is_refused(tmp_path: Path) -> None:
     callback = BehaviourSnapshots(every_n_steps=4)
-    model = SAC(observation_size=2, task_feature_size=2, action_size=2, hidden_size=16)
-    model.actor = torch.nn.Linear(2, 2)  # type: ignore[assignment]
-    with pytest.raises(
-        TypeError, match="Expected a model whose actor is a BehaviourActor, found Linear"
-    ):
-        callback._take(lightning.Trainer(logger=False, default_root_dir=tmp_path), model)
+    trainer = lightning.Trainer(logger=False, default_root_dir=tmp_path)
+    with pytest.raises(TypeError, match=r"with a behaviour_actor, found LightningModule. Use SAC"):
+        callback._take(trainer, lightning.LightningModule())
+    model = build(SAC, observation_size=2, task_feature_size=2, action_size=2, hidden_size=16)
+    with pytest.raises(TypeError, match=r"expected data of OnlineBuffer, found NoneType"):
+        callback._take(trainer, model)
+    several = SAC(observation_size=2, action_size=2, num_tasks=3, agents="per_task")
+    with pytest.raises(TypeError, match="Expected one agent for all tasks, found agents: per_task"):
+        callback._take(trainer, several)

@@ -18,9 +18,12 @@ import torch
 
 from datamodules import LifetimeBuffers
 from datamodules.lifetimes import restricted_splits
+from datamodules.replay import Replay
+from offline_meta_rl.behaviour.shaping import Shaping
 from offline_meta_rl.data.dataset import TaskDataset
 from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.envs.locomotion.families import AntDir
+from tests.helpers import build
 from tests.methods import tiny
 
 pytestmark = [pytest.mark.filterwarnings("ignore:The dirpath has changed")]
@@ -31,21 +34,23 @@ LEARN = {"class_path": "BehaviourLearning", "init_args": {"every_n_steps": 100}}
 
 def settings(lifetime: int = LIFETIME, warmup: int = WARMUP, **data: Any) -> dict[str, Any]:
     """Return the config of whole lifetimes of two point robots."""
-    config = tiny.config("PerTaskSAC", Path(), max_steps=lifetime - warmup, log_every_n_steps=50)
+    config = tiny.config("SAC_per_task", Path(), max_steps=lifetime - warmup, log_every_n_steps=50)
     config["trainer"] |= {"val_check_interval": 10_000, "callbacks": [LEARN]}
     config["model"]["init_args"] |= {
         "num_tasks": len(TASKS),
-        "hidden_size": 32,
+        "network": {"width": 32},
         "learning_rate": 3e-3,
-        "discount": 0.9,
-        "initial_temperature": 0.1,
+        "losses": {
+            "discount": 0.9,
+            "initial_temperature": 0.1,
+            "temperature_loss": "paper",
+        },
     }
     config["data"]["init_args"] |= {
         "tasks": TASKS,
         "stages": 3,
         "lifetime_steps": lifetime,
-        "warmup_steps": warmup,
-        "batch_size": 64,
+        "replay": {"warmup_steps": warmup, "batch_size": 64},
         "steps_per_epoch": 100,
         **data,
     }
@@ -221,7 +226,9 @@ def test_full_disk_is_found_before_training(
     ("changed", "message"),
     [
         ({"lifetime_steps": 119}, "expected at least 120, two episodes of 20 steps"),
-        ({"warmup_steps": 1200}, "warmup_steps: expected 1 to 1199"),
+        ({"replay": {"warmup_steps": 1200}}, "warmup_steps: expected 1 to 1199"),
+        ({"replay": {"batch_size": 0}}, "batch_size: expected at least 1, found 0"),
+        ({"shaping": {"anneal_steps": -1}}, "anneal_steps: expected at least 0, found -1"),
         ({"tasks": [3, 40]}, "expected different indices from 0 to 39"),
         ({"tasks": [3, 3]}, "expected different indices from 0 to 39"),
         ({"stages": 0}, "but one at least"),
@@ -231,7 +238,7 @@ def test_full_disk_is_found_before_training(
 def test_bad_settings(changed: dict[str, Any], message: str) -> None:
     arguments = settings()["data"]["init_args"] | changed
     with pytest.raises(ValueError, match=message):
-        LifetimeBuffers(**arguments)
+        build(LifetimeBuffers, **arguments)
 
 
 def test_more_updates_than_a_lifetime_are_refused(tmp_path: Path) -> None:
@@ -244,13 +251,13 @@ def test_more_updates_than_a_lifetime_are_refused(tmp_path: Path) -> None:
 def test_another_number_of_agents_is_refused(tmp_path: Path) -> None:
     config = settings()
     config["model"]["init_args"]["num_tasks"] = 5
-    with pytest.raises(ValueError, match=r"built for 5 agents, the data has 2 tasks. Set --model"):
+    with pytest.raises(ValueError, match=r"built for 5 agents, LifetimeBuffers serves 2\. With"):
         tiny.fit(config, tmp_path)
     assert not (tmp_path / "dataset.partial").exists()
 
 
 def test_several_processes_are_refused(tmp_path: Path) -> None:
-    data = LifetimeBuffers(**settings()["data"]["init_args"])
+    data = build(LifetimeBuffers, **settings()["data"]["init_args"])
     data.trainer = SimpleNamespace(world_size=2, default_root_dir=str(tmp_path))  # type: ignore[assignment]
     with pytest.raises(ValueError, match=r"in one process, found 2. Set --trainer.devices=1"):
         data.setup("fit")
@@ -273,13 +280,14 @@ def test_agents_see_the_shaped_reward_and_the_replay_keeps_the_true_one(
         tasks=[0, 5],
         lifetime_steps=400,
         stages=1,
-        warmup_steps=5,
-        batch_size=64,
-        alive_bonus=0.25,
-        control_cost=0.1,
-        anneal_steps=10,
-        fall_penalty=10.0,
-        height_weight=2.0,
+        replay=Replay(warmup_steps=5, batch_size=64),
+        shaping=Shaping(
+            alive_bonus=0.25,
+            control_cost=0.1,
+            anneal_steps=10,
+            fall_penalty=10.0,
+            height_weight=2.0,
+        ),
         num_threads=1,
     )
     agents = SimpleNamespace(
@@ -287,7 +295,11 @@ def test_agents_see_the_shaped_reward_and_the_replay_keeps_the_true_one(
         act=lambda observation, noise: noise.tanh(),
     )
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
-        world_size=1, default_root_dir=str(tmp_path), max_steps=10, lightning_module=agents
+        world_size=1,
+        default_root_dir=str(tmp_path),
+        max_steps=10,
+        global_step=0,
+        lightning_module=agents,
     )
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))

@@ -27,7 +27,6 @@ MODEL: dict[str, dict[str, Any]] = {
     },
     "MetaBehaviourCloning": {"network": {"width": 8, "latent_size": 3}},
     "MultitaskAWR": {"network": {"width": 8}},
-    "PerTaskSAC": {"num_tasks": 3, "hidden_size": 8},
     "ReflectiveExplorer": {
         "filter_steps": 5,
         "latent": "recurrent",
@@ -40,7 +39,13 @@ MODEL: dict[str, dict[str, Any]] = {
         "conservative_form": "logsumexp",
         "num_actions": 2,
     },
-    "SAC": {"hidden_size": 8},
+    "SAC": {"network": {"width": 8}},
+    "SAC_per_task": {
+        "agents": "per_task",
+        "num_tasks": 3,
+        "network": {"width": 8},
+        "losses": {"temperature_loss": "paper"},
+    },
 }
 SIZES: dict[str, dict[str, Any]] = {
     "MultitaskAWR": {"observation_size": 2, "action_size": 2, "num_tasks": 7},
@@ -48,7 +53,10 @@ SIZES: dict[str, dict[str, Any]] = {
     "SAC": {"observation_size": 2, "action_size": 2, "task_feature_size": 2},
 }
 # The replay overflows within twelve steps of the forty environments.
-ONLINE = {"warmup_steps": 2, "capacity": 300, "batch_size": 4, "updates_per_step": 1}
+ONLINE = {
+    "capacity": 300,
+    "replay": {"warmup_steps": 2, "batch_size": 4, "updates_per_step": 1},
+}
 META_TRAJECTORIES = {
     "env": "nowhere_images",
     "num_episodes": 2,
@@ -57,14 +65,18 @@ META_TRAJECTORIES = {
     "belief_meta_trajectories": 20,
     "probe_meta_trajectories": 8,
 }
-LIFETIMES = {"tasks": [0, 7, 20], "stages": 2, "warmup_steps": 30, "batch_size": 4}
+LIFETIMES = {
+    "tasks": [0, 7, 20],
+    "stages": 2,
+    "replay": {"warmup_steps": 30, "batch_size": 4},
+}
 DATA = {
-    "PerTaskSAC": {
+    "ReflectiveExplorer": {"class_path": "MetaTrajectories", "init_args": META_TRAJECTORIES},
+    "SAC": {"class_path": "OnlineBuffer", "init_args": {"family": "point_robot", **ONLINE}},
+    "SAC_per_task": {
         "class_path": "LifetimeBuffers",
         "init_args": {"family": "point_robot", "lifetime_steps": 700, **LIFETIMES},
     },
-    "ReflectiveExplorer": {"class_path": "MetaTrajectories", "init_args": META_TRAJECTORIES},
-    "SAC": {"class_path": "OnlineBuffer", "init_args": {"family": "point_robot", **ONLINE}},
 }
 BUFFERS = {"inner_batch_size": 4, "outer_batch_size": 4, "tasks_per_batch": 5}
 TRANSITIONS = ["observation", "action", "reward", "next_observation", "terminated"]
@@ -87,8 +99,16 @@ def method_classes() -> list[type[MetaModule]]:
     return sorted(found, key=lambda method: method.__name__)
 
 
-METHODS = [method.__name__ for method in method_classes()]
+VARIANTS = {"SAC_per_task": "SAC"}
+"""Further cases of a class, which the same promises hold for: name of the case -> class."""
+
+METHODS = sorted([*VARIANTS, *(method.__name__ for method in method_classes())])
 ON_TASK_BUFFERS = [name for name in METHODS if name not in DATA]
+
+
+def class_name(method: str) -> str:
+    """Return the class that a case is of."""
+    return VARIANTS.get(method, method)
 
 
 def sizes(method: str) -> dict[str, Any]:
@@ -135,7 +155,10 @@ def config(
     }
     return {
         "seed_everything": 5,
-        "model": {"class_path": method, "init_args": {**sizes(method), **MODEL.get(method, {})}},
+        "model": {
+            "class_path": class_name(method),
+            "init_args": {**sizes(method), **MODEL.get(method, {})},
+        },
         "data": {
             "class_path": data["class_path"],
             "init_args": {**data["init_args"], "steps_per_epoch": STEPS_PER_EPOCH},

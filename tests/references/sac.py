@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 from torch.nn import functional as F
 
-from offline_meta_rl.methods.per_task_sac import PerTaskSAC
+from offline_meta_rl.methods.sac import SAC
 
 
 def mlp(*sizes: int) -> nn.Sequential:
@@ -52,12 +52,11 @@ class ReferenceAgent:
         self.optimizer = torch.optim.Adam(self.learned, lr=learning_rate, fused=True)
 
     @torch.no_grad()
-    def copy(self, module: PerTaskSAC, task: int) -> "ReferenceAgent":
+    def copy(self, module: SAC, task: int) -> "ReferenceAgent":
         """Take over the parameters of one agent of a stack."""
-        num_tasks = module.hparams.num_tasks
         pairs = [(self.actor, module.actors, task)]
         for twin in range(2):
-            index = twin * num_tasks + task
+            index = twin * module.num_agents + task
             pairs += [(self.critics[twin], module.critics, index)]
             pairs += [(self.targets[twin], module.targets, index)]
         for own, stack, index in pairs:
