@@ -136,5 +136,5 @@ def test_settings_of_a_checkpoint_have_their_new_places() -> None:
         "network": HiddenLayers(width=8, depth=2),
     }
     found = arguments_of(OnlineBuffer, {"warmup_steps": 3, "batch_size": 4, "alive_bonus": 0.5})
-    replay = Replay(batch_size=4, warmup_steps=3)
+    replay = Replay(batch_size=4, updates_per_step=6, warmup_steps=3)  # as OnlineBuffer has it
     assert found == {"replay": replay, "shaping": Shaping(alive_bonus=0.5)}
