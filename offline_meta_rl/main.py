@@ -22,7 +22,7 @@ DOORS = Menu(
         },
         "data": {
             "data": "Look at datasets, check, plot, convert, merge and split them.",
-            "behaviour": "Make the behaviour policies that datasets are collected with.",
+            "behaviour": "Collect datasets, and make the behaviour policies for them.",
         },
         "compare": {
             "experiment": "Run the figures and tables of a paper, and report them.",

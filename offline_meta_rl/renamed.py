@@ -1,22 +1,14 @@
 """Settings of earlier versions in a config: one error that names the new name, or the new name.
 
-A class lists the settings it has renamed in ``renamed``, old name -> new name. Classes that are no
-more are listed here.
+A class lists the settings it has renamed in ``renamed``, old name -> new name.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from offline_meta_rl.common.settings import renamed_by, with_new_names
+from offline_meta_rl.common.settings import check_class, renamed_by, with_new_names
 
 PARTS = ("model", "data")
-RENAMED_CLASSES = {
-    "PerTaskSAC": (
-        "SAC with agents: per_task (its discount, initial_temperature and target_entropy are in "
-        "the group losses, to which belongs temperature_loss: paper)"
-    ),
-}
-"""Class of an earlier version -> what to use now."""
 
 
 def check_names(config: Mapping[str, Any], origin: str, owners: Mapping[str, type]) -> None:
@@ -53,13 +45,7 @@ def check_classes(config: Mapping[str, Any], origin: str) -> None:
     """
     for part in PARTS:
         given = config.get(part)
-        path = given.get("class_path") if isinstance(given, Mapping) else given
-        name = str(path).rpartition(".")[2]
-        if name in RENAMED_CLASSES:
-            raise ValueError(
-                f"{name} in {origin} is {RENAMED_CLASSES[name]} now. Change the config, or go on "
-                "with the version of the code that wrote the checkpoint."
-            )
+        check_class(str(given.get("class_path") if isinstance(given, Mapping) else given), origin)
 
 
 def rename(config: dict[str, Any], owners: Mapping[str, type]) -> None:

@@ -93,7 +93,7 @@ def collect(
 
 COMMANDS = Commands(
     "lightning behaviour",
-    "Collect datasets, and make the behaviour policies that they are collected with.",
+    "Collect datasets, and make the behaviour policies for them.",
     {"collect": collect, "pack": pack},
     example="lightning behaviour pack ant_dir runs/behaviour/ant/snapshots",
 )

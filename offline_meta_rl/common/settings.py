@@ -19,6 +19,32 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+REPLACED_CLASSES = {
+    "PerTaskSAC": (
+        "SAC with agents: per_task (its discount, initial_temperature and target_entropy are in "
+        "the group losses, to which belongs temperature_loss: paper)"
+    ),
+}
+"""Class of an earlier version -> what to use now."""
+
+
+def check_class(class_path: str, origin: str) -> None:
+    """Refuse a class that is no more.
+
+    Args:
+        class_path: Its name, alone or with its module.
+        origin: Where it is named, for the message.
+
+    Raises:
+        ValueError: names the class, and what to use now.
+    """
+    name = class_path.rpartition(".")[2]
+    if name in REPLACED_CLASSES:
+        raise ValueError(
+            f"{name} in {origin} is {REPLACED_CLASSES[name]} now. Change the config, or go on with "
+            "the version of the code that wrote the checkpoint."
+        )
+
 
 def check_at_least(settings: object, least: float, *names: str) -> None:
     """Check some numbers of a dataclass, in its ``__post_init__``; None is left alone.

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from offline_meta_rl.common.checkpoints import Checkpoint
-from offline_meta_rl.common.renamed import check_classes
-from offline_meta_rl.common.settings import arguments_of
+from offline_meta_rl.common.settings import arguments_of, check_class
 
 if TYPE_CHECKING:
     from offline_meta_rl.methods.base import MetaModule
@@ -46,7 +45,7 @@ def load(
         raise ValueError(
             f"Expected a checkpoint of {method}, found one of {class_path}: {checkpoint_path}."
         )
-    check_classes({"model": class_path}, str(checkpoint_path))
+    check_class(class_path, str(checkpoint_path))
     method_class = _import_method(class_path)
     arguments = arguments_of(method_class, checkpoint.hyper_parameters)
     module: MetaModule = method_class(**arguments)
