@@ -41,6 +41,7 @@ from offline_meta_rl.launch import (
     keep_wandb_offline,
     option,
     stored_config,
+    with_folder,
 )
 
 SHARED_CALLBACKS: dict[str, type[Callback]] = {
@@ -90,7 +91,7 @@ class CommandLine(LightningCLI):
         """
         given = list(sys.argv[1:] if args is None else args)
         with tempfile.TemporaryDirectory() as folder:
-            arguments = expand(given, Path(folder))
+            arguments = with_folder(given, expand(given, Path(folder)))
             check_settings(arguments)
             self.config = parser.parse_args(self._with_stored_config(arguments, Path(folder)))
         self._options = self.config[self.config.subcommand]

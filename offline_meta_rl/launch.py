@@ -112,6 +112,26 @@ def read_config(name: str) -> dict[str, Any] | None:
     return None
 
 
+def with_folder(given: Sequence[str], arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with a folder for the run, where several configs leave it open.
+
+    ``--config configs/families/ant.yaml --config configs/methods/meta_bc.yaml`` gives
+    ``runs/ant_meta_bc``.
+
+    Args:
+        given: The command line as it was written.
+        arguments: The same with the files that its configs include.
+    """
+    names = [Path(name).stem for name, _ in given_configs(given)]
+    chosen = option(arguments, "--trainer.default_root_dir") or any(
+        "default_root_dir" in (config.get("trainer") or {})
+        for _, config in given_configs(arguments)
+    )
+    if chosen or len(names) < 2 or "fit" not in arguments:
+        return list(arguments)
+    return [*arguments, f"--trainer.default_root_dir=runs/{'_'.join(names)}"]
+
+
 def check_settings(arguments: Sequence[str]) -> None:
     """Refuse settings of earlier versions, in files and on the command line.
 
