@@ -1,5 +1,6 @@
 """The run's whole config in every checkpoint; ``Checkpoint.config`` reads it back."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ def relative_to_root(value: Any, root: str) -> Any:
 class StoreConfig(SaveConfigCallback):
     """Puts the whole config into every checkpoint and, for ``fit``, beside the results."""
 
+    @cached_property
     def config_text(self) -> str:
-        """Return the run's config as YAML."""
+        """The run's config as YAML."""
+        # Writing it takes as long as hundreds of small outer steps, and it never changes.
         config = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
         root = config["trainer"].get("default_root_dir")
         if root:
@@ -38,10 +41,10 @@ class StoreConfig(SaveConfigCallback):
         if stage == "fit" and trainer.is_global_zero:
             folder = Path(trainer.default_root_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / self.config_filename).write_text(self.config_text())
+            (folder / self.config_filename).write_text(self.config_text)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Make the checkpoint enough to test, predict or resume."""
-        checkpoint[CONFIG] = self.config_text()
+        checkpoint[CONFIG] = self.config_text

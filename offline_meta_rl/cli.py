@@ -167,6 +167,23 @@ class CommandLine(LightningCLI):
             print(f"Next: {following}", file=sys.stderr)
 
 
+def only_the_command(arguments: Sequence[str]) -> type[CommandLine]:
+    """Return the command line with nothing but the command that is asked for.
+
+    Each command has a parser with hundreds of options; building all of them takes longer than to
+    train a small network for a hundred steps.
+
+    Args:
+        arguments: Of the command line.
+    """
+    known = CommandLine.subcommands()
+    command = next((argument for argument in arguments if argument in known), None)
+    if command is None:
+        return CommandLine
+    subcommands = {"subcommands": staticmethod(lambda: {command: known[command]})}
+    return type("CommandLine", (CommandLine,), subcommands)
+
+
 def run(arguments: Sequence[str] | None = None) -> CommandLine:
     """Run one command; ``arguments`` default to the process's own."""
     keep_wandb_offline()
@@ -175,7 +192,8 @@ def run(arguments: Sequence[str] | None = None) -> CommandLine:
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     parser_options: dict[str, Any] = {"parser_mode": "omegaconf+"}
     per_command = {**parser_options, "default_config_files": [str(defaults_path())]}
-    return CommandLine(
+    command_line = only_the_command(sys.argv[1:] if arguments is None else arguments)
+    return command_line(
         LightningModule,
         LightningDataModule,
         subclass_mode_model=True,
@@ -187,7 +205,7 @@ def run(arguments: Sequence[str] | None = None) -> CommandLine:
         parser_kwargs={
             **parser_options,
             "description": DESCRIPTION,
-            **{command: dict(per_command) for command in CommandLine.subcommands()},
+            **{command: dict(per_command) for command in command_line.subcommands()},
         },
         args=None if arguments is None else list(arguments),
     )
