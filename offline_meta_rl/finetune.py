@@ -28,7 +28,7 @@ from offline_meta_rl.common.commands import Brief, one_message
 from offline_meta_rl.common.configs import expand
 from offline_meta_rl.finetuning.command import fine_tune
 from offline_meta_rl.finetuning.learner import checked
-from offline_meta_rl.finetuning.result import Outputs, summary_lines
+from offline_meta_rl.finetuning.result import FineTuningResult, Outputs, summary_lines
 from offline_meta_rl.finetuning.settings import FineTuningSettings
 from offline_meta_rl.launch import (
     check_settings,
@@ -110,7 +110,7 @@ def parser() -> ArgumentParser:
     return made
 
 
-def run(arguments: Sequence[str]) -> dict[str, Any]:
+def run(arguments: Sequence[str]) -> FineTuningResult:
     """Fine-tune a checkpoint; return the content of the result file.
 
     Args:
@@ -145,7 +145,7 @@ def _fine_tune(
     place: Place,
     data: LightningDataModule,
     arguments: Sequence[str],
-) -> dict[str, Any]:
+) -> FineTuningResult:
     """Put method and data together, run, and close what was opened."""
     device = Fabric(accelerator=place.accelerator, devices=place.devices).device
     method = load(str(checkpoint.path), device=device)

@@ -17,10 +17,11 @@ from offline_meta_rl.common.interruption import Interrupted, StopRequest
 from offline_meta_rl.evaluation.evaluate import fixed_seed
 from offline_meta_rl.evaluation.measure import contexts_of, describe_run, evaluated_tasks
 from offline_meta_rl.evaluation.protocol import Protocol
+from offline_meta_rl.evaluation.result_files import Origin
 from offline_meta_rl.finetuning.bar import FineTuningBar
 from offline_meta_rl.finetuning.learner import FineTunes, SimulatedTasks
 from offline_meta_rl.finetuning.loop import FineTuning
-from offline_meta_rl.finetuning.result import Outputs, result_of, write_result
+from offline_meta_rl.finetuning.result import FineTuningResult, Outputs, result_of, write_result
 from offline_meta_rl.finetuning.settings import FineTuningSettings, check_options
 from offline_meta_rl.finetuning.state import load_state, save_state, weights_digest
 from offline_meta_rl.finetuning.summary import mean_return
@@ -35,7 +36,7 @@ def fine_tune(
     global_step: int = 0,
     resume: str = "the same call",
     show_progress: bool = False,
-) -> dict[str, Any]:
+) -> FineTuningResult:
     """Adapt to offline data of each held-out task, then collect and update, all tasks at once.
 
     Args:
@@ -63,10 +64,10 @@ def fine_tune(
     try:
         with torch.no_grad():  # learners turn gradients on for their updates
             bar = FineTuningBar(settings.environment_steps, enabled=show_progress)
-            content = _run(task, outputs, request, resume, bar)
+            origin = describe_run(method, data, global_step)
+            content = _run(task, outputs, request, resume, bar, origin)
     finally:
         request.restore()
-    content |= describe_run(method, data, global_step)
     warmup = settings.warmup_episodes * task.data.family.horizon
     write_result(content, outputs, warmup_steps=warmup)
     outputs.state.unlink(missing_ok=True)
@@ -154,8 +155,13 @@ def learner_options(method: FineTunes) -> list[str] | None:
 
 
 def _run(
-    task: _Task, outputs: Outputs, request: StopRequest, resume: str, bar: FineTuningBar
-) -> dict[str, Any]:
+    task: _Task,
+    outputs: Outputs,
+    request: StopRequest,
+    resume: str,
+    bar: FineTuningBar,
+    origin: Origin,
+) -> FineTuningResult:
     """Continue from a saved state or begin; return the result once all is done."""
     settings, identity = task.settings, task.identity
     state = None if settings.fresh else load_state(outputs.state, identity)
@@ -172,8 +178,7 @@ def _run(
         with bar:
             _advance(run, task, outputs, saved, request, resume, bar)
         compared = {**compared, "after_fine_tuning": run.compare()}
-        content = result_of(run, task.tasks, compared, task.references)
-    return content | {"settings": settings.schedule(), "learner": dict(settings.learner or {})}
+        return result_of(run, task.tasks, compared, task.references, origin)
 
 
 def _advance(

@@ -8,7 +8,7 @@ transitions, P numbers that describe a task, O/A observation/action size.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypedDict
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,20 +21,7 @@ from offline_meta_rl.evaluation.rollout import Episodes, run_episodes
 from offline_meta_rl.finetuning.learner import OnlineLearner
 from offline_meta_rl.finetuning.replay import OnlineReplay, with_returns
 from offline_meta_rl.finetuning.settings import FineTuningSettings
-
-
-class Point(TypedDict):
-    """One evaluation of all T tasks.
-
-    Attributes:
-        episodes: Episodes collected in each task before it.
-        steps: Environment steps collected before it, [T].
-        returns: Returns of E episodes with mean actions, [T, E]; NaN where one diverged.
-    """
-
-    episodes: int
-    steps: list[int]
-    returns: list[list[float]]
+from offline_meta_rl.finetuning.summary import Point
 
 
 class FineTuning:

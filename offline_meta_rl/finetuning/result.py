@@ -3,15 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from lightning.pytorch.loggers import Logger
 
 from offline_meta_rl.common.files import write_json
-from offline_meta_rl.evaluation.result_files import TaskCurve
-from offline_meta_rl.finetuning.loop import FineTuning, Point
+from offline_meta_rl.evaluation.result_files import FineTuningFile, Origin, TaskCurve
+from offline_meta_rl.finetuning.loop import FineTuning
+from offline_meta_rl.finetuning.settings import Setting
 from offline_meta_rl.finetuning.summary import (
+    Point,
+    Returns,
+    Summary,
     curves,
     improvement,
     mean_return,
@@ -20,6 +23,33 @@ from offline_meta_rl.finetuning.summary import (
 )
 from offline_meta_rl.reports.curves import fine_tuning_curves
 from offline_meta_rl.reports.wandb_pictures import show_picture
+
+
+class FineTuningResult(FineTuningFile, Origin):
+    """Content of the result file.
+
+    Attributes:
+        return_after_steps: Environment steps -> mean return over tasks: the start, half way, the
+            end.
+        before_adaptation: Returns of the method without a context.
+        after_adaptation: Returns after the adaptation to offline data.
+        after_fine_tuning: Returns at the end.
+        improvement: What fine-tuning gained, episode by episode from the same initial states.
+        episodes: Episodes collected in each task.
+        diverged_episodes: Task -> episodes that were dropped.
+        updates: Kind of update -> how many were taken.
+        learner: Settings of the method's own fine-tuning.
+    """
+
+    return_after_steps: dict[str, float]
+    before_adaptation: Summary
+    after_adaptation: Summary
+    after_fine_tuning: Summary
+    improvement: Summary
+    episodes: int
+    diverged_episodes: dict[int, int]
+    updates: dict[str, int]
+    learner: dict[str, Setting]
 
 
 @dataclass(frozen=True)
@@ -71,9 +101,10 @@ class Outputs:
 def result_of(
     run: FineTuning,
     tasks: Sequence[int],
-    compared: Mapping[str, Sequence[Sequence[float]]],
-    references: Mapping[str, Sequence[float]],
-) -> dict[str, Any]:
+    compared: Mapping[str, Returns],
+    references: dict[str, list[float]],
+    origin: Origin,
+) -> FineTuningResult:
     """Return what a fine-tuning came to.
 
     Args:
@@ -82,58 +113,50 @@ def result_of(
         compared: Returns [T, E] ``before_adaptation``, ``after_adaptation`` and
             ``after_fine_tuning``.
         references: Name -> mean return of a reference policy on each of the T tasks.
+        origin: Method, data and code.
     """
     of_tasks = curves(run.curve, tasks)
+    adapted, tuned = compared["after_adaptation"], compared["after_fine_tuning"]
     return {
         "tasks": list(tasks),
         "curves": of_tasks,
         "return_after_steps": milestones(of_tasks, run.settings.environment_steps),
-        **{when: summary(returns, tasks) for when, returns in compared.items()},
-        "improvement": improvement(
-            compared["after_adaptation"], compared["after_fine_tuning"], tasks
-        ),
+        "before_adaptation": summary(compared["before_adaptation"], tasks),
+        "after_adaptation": summary(adapted, tasks),
+        "after_fine_tuning": summary(tuned, tasks),
+        "improvement": improvement(adapted, tuned, tasks),
         "references": references,
         "episodes": run.episodes,
         "diverged_episodes": dict(zip(tasks, run.diverged.tolist(), strict=True)),
         "updates": run.updates_taken,
+        "settings": run.settings.schedule(),
+        "learner": dict(run.settings.learner or {}),
+        **origin,
     }
 
 
-def write_result(content: Mapping[str, Any], outputs: Outputs, *, warmup_steps: float) -> None:
+def write_result(content: FineTuningResult, outputs: Outputs, *, warmup_steps: float) -> None:
     """Write the result file and the picture.
 
     Args:
-        content: ``result_of``, and where it comes from.
+        content: ``result_of``.
         outputs: Where to write.
         warmup_steps: Environment steps of each task before the first update.
     """
     write_json(outputs.result, content)
-    of_tasks: dict[str, TaskCurve] = content["curves"]
-    drawn: dict[str, TaskCurve] = {
-        str(task): {
-            **of_tasks[str(task)],
-            "references": {
-                name: float(values[index]) for name, values in content["references"].items()
-            },
-        }
-        for index, task in enumerate(content["tasks"])
-    }
+    drawn: dict[str, TaskCurve] = {}
+    for index, task in enumerate(content["tasks"]):
+        own = {name: values[index] for name, values in content["references"].items()}
+        drawn[str(task)] = {**content["curves"][str(task)], "references": own}
     fine_tuning_curves(drawn, outputs.picture, warmup_steps=warmup_steps)
-    steps = content["settings"]["environment_steps"]
-    show_picture(outputs.loggers, f"{outputs.name}/figure", outputs.picture, steps)
+    last = max(step for curve in content["curves"].values() for step in curve["steps"])
+    show_picture(outputs.loggers, f"{outputs.name}/figure", outputs.picture, last)
 
 
-def summary_lines(content: Mapping[str, Any], outputs: Outputs) -> list[str]:
+def summary_lines(content: FineTuningResult, outputs: Outputs) -> list[str]:
     """Return what to tell the user at the end."""
-    before, adapted, tuned, gained = (
-        content[name]
-        for name in (
-            "before_adaptation",
-            "after_adaptation",
-            "after_fine_tuning",
-            "improvement",
-        )
-    )
+    before, adapted = content["before_adaptation"], content["after_adaptation"]
+    tuned, gained = content["after_fine_tuning"], content["improvement"]
     interval = gained["interval"]
     spread = f" [{interval[0]:.4g}, {interval[1]:.4g}]" if interval else ""
     return [

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from offline_meta_rl.common.files import Json
+
 Slice = dict[str, int | float | str] | list[str]
 """Part of a dataset, in the datamodule's own terms."""
 
@@ -122,7 +124,7 @@ class FineTuningSettings:
             )
         return {kind: given.get(kind, count) for kind, count in usual.items()}
 
-    def schedule(self) -> dict[str, object]:
+    def schedule(self) -> dict[str, Json]:
         """Return the settings of collecting, updating and evaluating, as plain types."""
         return {
             name: value for name, value in asdict(self).items() if name not in NOT_OF_THE_SCHEDULE

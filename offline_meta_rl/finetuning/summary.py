@@ -4,17 +4,40 @@ Shapes: T tasks, E episodes.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offline_meta_rl.common.statistics import episode_interval
+from offline_meta_rl.evaluation.result_files import TaskCurve
 
 Array = NDArray[np.float64]
+Returns = Sequence[Sequence[float]]
+"""Returns of E episodes of each of T tasks, [T, E]; NaN where one diverged."""
+
+Summary = TypedDict(
+    "Summary",
+    {"return": float, "interval": list[float] | None, "per_task": dict[str, float]},
+)
+"""Mean over tasks of the mean return, its 95 % interval, and task -> mean return."""
 
 
-def summary(returns: Sequence[Sequence[float]], tasks: Sequence[int]) -> dict[str, Any]:
+class Point(TypedDict):
+    """One evaluation of all T tasks.
+
+    Attributes:
+        episodes: Episodes collected in each task before it.
+        steps: Environment steps collected before it, [T].
+        returns: Returns of E episodes with mean actions, [T, E]; NaN where one diverged.
+    """
+
+    episodes: int
+    steps: list[int]
+    returns: list[list[float]]
+
+
+def summary(returns: Returns, tasks: Sequence[int]) -> Summary:
     """Return mean, interval and means per task of returns [T, E]; NaN are diverged episodes."""
     counted = [_counted(row) for row in returns]
     means = [float(row.mean()) if len(row) else float("nan") for row in counted]
@@ -25,14 +48,12 @@ def summary(returns: Sequence[Sequence[float]], tasks: Sequence[int]) -> dict[st
     }
 
 
-def improvement(
-    before: Sequence[Sequence[float]], after: Sequence[Sequence[float]], tasks: Sequence[int]
-) -> dict[str, Any]:
+def improvement(before: Returns, after: Returns, tasks: Sequence[int]) -> Summary:
     """Return the summary of after - before, episode by episode from the same initial states."""
     return summary((np.asarray(after) - np.asarray(before)).tolist(), tasks)
 
 
-def curves(points: Sequence[Mapping[str, Any]], tasks: Sequence[int]) -> dict[str, Any]:
+def curves(points: Sequence[Point], tasks: Sequence[int]) -> dict[str, TaskCurve]:
     """Return each task's curve: environment ``steps``, all ``returns`` and their mean ``return``.
 
     Args:
@@ -49,7 +70,7 @@ def curves(points: Sequence[Mapping[str, Any]], tasks: Sequence[int]) -> dict[st
     }
 
 
-def milestones(of_tasks: Mapping[str, Any], environment_steps: int) -> dict[str, float]:
+def milestones(of_tasks: Mapping[str, TaskCurve], environment_steps: int) -> dict[str, float]:
     """Return the mean return over tasks at the start, half way and at the end of the curves.
 
     With 20 000 environment steps these are the columns of MACAW's Table 1. A task counts with the
