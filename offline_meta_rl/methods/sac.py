@@ -164,9 +164,10 @@ class SAC(MetaModule):
         data = datamodule_of(self.trainer)
         if isinstance(data, ServesAgents) and data.num_agents != self.num_agents:
             raise ValueError(
-                f"The module was built for {self.num_agents} agents, {type(data).__name__} serves "
-                f"{data.num_agents}. With LifetimeBuffers set --model.agents per_task and leave "
-                "num_tasks to the data; with OnlineBuffer set --model.agents one."
+                f"Expected as many agents as the data serve, found {self.num_agents} in SAC and "
+                f"{data.num_agents} in {type(data).__name__}. With LifetimeBuffers set "
+                "--model.agents per_task and leave num_tasks to the data; with OnlineBuffer set "
+                "--model.agents one."
             )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -248,10 +248,19 @@ def test_more_updates_than_a_lifetime_are_refused(tmp_path: Path) -> None:
         tiny.fit(config, tmp_path)
 
 
-def test_another_number_of_agents_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"num_tasks": 5}, "built for num_tasks 5, the data has 2. Set --model"),
+        ({"agents": "one"}, "found 1 in SAC and 2 in LifetimeBuffers. With LifetimeBuffers set"),
+    ],
+)
+def test_another_number_of_agents_is_refused(
+    changed: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     config = settings()
-    config["model"]["init_args"]["num_tasks"] = 5
-    with pytest.raises(ValueError, match=r"built for 5 agents, LifetimeBuffers serves 2\. With"):
+    config["model"]["init_args"] |= changed
+    with pytest.raises(ValueError, match=message):
         tiny.fit(config, tmp_path)
     assert not (tmp_path / "dataset.partial").exists()
 

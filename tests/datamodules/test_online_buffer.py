@@ -128,6 +128,13 @@ def test_relabelled_transitions_pay_what_their_new_task_would_have_paid() -> Non
     torch.testing.assert_close(batch["reward"], expected)
 
 
+def test_agents_of_single_tasks_are_refused(tmp_path: Path) -> None:
+    settings = tiny.config("SAC", tmp_path, max_steps=2)
+    settings["model"]["init_args"] |= {"agents": "per_task", "num_tasks": 40}
+    with pytest.raises(ValueError, match=r"found 40 in SAC and 1 in OnlineBuffer\. .*agents one"):
+        tiny.fit(settings, tmp_path)
+
+
 def test_loggers_get_plain_settings(tmp_path: Path) -> None:
     settings = tiny.config("SAC", tmp_path, max_steps=2)
     settings["trainer"]["logger"] = {
