@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from offline_meta_rl.common.progress import StepClock
+from offline_meta_rl.common.trainer import attributes_of
 
 SUMMARIES = {
     "eval/after_return": "max",
@@ -57,7 +58,7 @@ class Monitor(pl.Callback):
     ) -> None:
         """Log gradient norms and learned quantities of this step."""
         step = trainer.global_step + 1
-        interval = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
+        interval = max(1, attributes_of(trainer).log_every_n_steps)
         if step % interval or not trainer.loggers:
             return
         values = learned_values(pl_module, self.learned)

@@ -2,7 +2,6 @@
 
 import sys
 import time
-from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ProgressBar
@@ -18,6 +17,7 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 
 from offline_meta_rl.common.progress import StepClock
+from offline_meta_rl.evaluation.contracts import InStages
 
 METRICS = {
     "eval/before_return": "return before",
@@ -29,9 +29,14 @@ METRICS = {
 }
 
 
-def stage_of(module: pl.LightningModule | None) -> str:
-    """Return what a method is training, as the bar names it."""
-    stage = getattr(module, "training_stage", None)
+def stage_of(module: pl.LightningModule | None) -> str | None:
+    """Return which part a method is training; None if it trains all at once."""
+    return module.training_stage if isinstance(module, InStages) else None
+
+
+def bar_label(module: pl.LightningModule | None) -> str:
+    """Return what the bar counts."""
+    stage = stage_of(module)
     return f"{stage}: outer steps" if stage else "outer steps"
 
 
@@ -42,11 +47,11 @@ class Progress(ProgressBar):
     Without a terminal it prints a line now and then instead, so that log files stay readable.
 
     Args:
-        refresh_seconds: between two updates of the bar.
-        line_seconds: between two lines where there is no terminal.
-        metrics: logged name and the label to show it with; values logged with ``prog_bar=True``
+        refresh_seconds: Seconds between two updates of the bar.
+        line_seconds: Seconds between two lines where there is no terminal.
+        metrics: Logged name and the label to show it with; values logged with ``prog_bar=True``
             are shown too.
-        console: where to draw; standard error by default, so that output stays readable.
+        console: Where to draw; standard error by default, so that output stays readable.
     """
 
     def __init__(
@@ -54,11 +59,11 @@ class Progress(ProgressBar):
         refresh_seconds: float = 0.5,
         line_seconds: float = 30.0,
         metrics: dict[str, str] | None = None,
-        console: Any = None,
+        console: Console | None = None,
     ) -> None:
         super().__init__()
         self.metrics = METRICS if metrics is None else metrics
-        self.console: Console = console or Console(stderr=True)
+        self.console = console or Console(stderr=True)
         self.interval = refresh_seconds if self.console.is_terminal else line_seconds
         self.clock = StepClock()
         self.speed = 0.0
@@ -74,23 +79,23 @@ class Progress(ProgressBar):
         """Show the bar."""
         self.enabled = True
 
-    def print(self, *args: Any, **kwargs: Any) -> None:
+    def print(self, *args: object, sep: str = " ", end: str = "\n", **kwargs: object) -> None:
         """Print above the bar."""
-        self.console.print(*args, **kwargs)
+        self.console.print(*args, sep=sep, end=end)
 
     def status(self, trainer: pl.Trainer) -> str:
         """Return speed, returns and chosen metrics as one line."""
-        shown: dict[str, Any] = {
-            label: trainer.callback_metrics[name]
+        shown = {
+            label: float(trainer.callback_metrics[name])
             for name, label in self.metrics.items()
             if name in trainer.callback_metrics
         }
         shown |= {
-            name: value
+            name: float(value)
             for name, value in trainer.progress_bar_metrics.items()
             if name not in self.metrics
         }
-        values = [f"{label} {float(value):.3g}" for label, value in shown.items()]
+        values = [f"{label} {value:.3g}" for label, value in shown.items()]
         return "  ".join([f"{self.speed:.1f} steps/s", *values])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -106,7 +111,7 @@ class Progress(ProgressBar):
                 TextColumn("{task.fields[status]}"),
             )
             total = trainer.max_steps if trainer.max_steps > 0 else None
-            self._bar.add_task(stage_of(pl_module), total=total, status="")
+            self._bar.add_task(bar_label(pl_module), total=total, status="")
             self._bar.start()
             self._bar.update(self._bar.task_ids[0], completed=trainer.global_step)
 
@@ -170,12 +175,12 @@ class Progress(ProgressBar):
             self._bar.update(
                 task,
                 completed=trainer.global_step,
-                description=stage_of(trainer.lightning_module),
+                description=bar_label(trainer.lightning_module),
                 status=self.status(trainer),
             )
         elif not self.console.is_terminal:
             total = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
-            stage = getattr(trainer.lightning_module, "training_stage", None)
+            stage = stage_of(trainer.lightning_module)
             done = f"step {trainer.global_step}{total}"
             line = "  ".join([*([stage] if stage else []), done, self.status(trainer)])
             self.console.print(line, soft_wrap=True, highlight=False)

@@ -1,11 +1,12 @@
 """Write the policies that ``lightning predict`` adapts, one folder for each task."""
 
 from pathlib import Path
-from typing import Any
 
 import lightning
+from tensordict import TensorDict
+from torch import nn
 
-from offline_meta_rl.networks.policy import save_policy
+from offline_meta_rl.networks.policy import BatchedPolicy, save_policy
 
 
 class SavePolicies(lightning.Callback):
@@ -22,8 +23,8 @@ class SavePolicies(lightning.Callback):
         self,
         trainer: lightning.Trainer,
         pl_module: lightning.LightningModule,
-        outputs: Any,
-        batch: Any,
+        outputs: object,
+        batch: TensorDict,
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
@@ -36,9 +37,24 @@ class SavePolicies(lightning.Callback):
             batch: has ``task``, the index of every task, [T].
             batch_idx: not used.
             dataloader_idx: not used.
+
+        Raises:
+            TypeError: the method's ``predict_step`` returns something else.
         """
+        if not isinstance(outputs, BatchedPolicy):
+            raise TypeError(
+                "SavePolicies needs a method whose predict_step returns a BatchedPolicy; found "
+                f"{type(outputs).__name__}. Return one, of the batch's tasks."
+            )
         root = Path(trainer.default_root_dir) / self.folder
         tasks = batch["task"].reshape(len(batch["task"]), -1)[:, 0].tolist()
         for index, task in enumerate(tasks):
             policy = outputs.task(index)
-            save_policy(policy, root / f"task_{task}", policy[0].in_features)
+            save_policy(policy, root / f"task_{task}", observation_size(policy))
+
+
+def observation_size(policy: nn.Sequential) -> int:
+    """Return how many numbers a policy's first layer sees."""
+    first = policy[0]
+    assert isinstance(first, nn.Linear)
+    return first.in_features

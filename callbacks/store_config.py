@@ -2,7 +2,6 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as pl
 import yaml
@@ -10,8 +9,11 @@ from lightning.pytorch.cli import SaveConfigCallback
 
 from offline_meta_rl.common.checkpoints import CONFIG
 
+Setting = None | bool | int | float | str | list["Setting"] | dict[str, "Setting"]
+"""A value in a config file."""
 
-def relative_to_root(value: Any, root: str) -> Any:
+
+def relative_to_root(value: Setting, root: str) -> Setting:
     """Write paths below the run's folder as an interpolation again, so that they can move."""
     if isinstance(value, dict):
         return {key: relative_to_root(item, root) for key, item in value.items()}
@@ -32,7 +34,7 @@ class StoreConfig(SaveConfigCallback):
         config = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))
         root = config["trainer"].get("default_root_dir")
         if root:
-            config = relative_to_root(config, root)
+            config = {key: relative_to_root(value, root) for key, value in config.items()}
             config["trainer"]["default_root_dir"] = root
         return yaml.safe_dump(config, sort_keys=False)
 
@@ -44,7 +46,7 @@ class StoreConfig(SaveConfigCallback):
             (folder / self.config_filename).write_text(self.config_text)
 
     def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, object]
     ) -> None:
         """Make the checkpoint enough to test, predict or resume."""
         checkpoint[CONFIG] = self.config_text

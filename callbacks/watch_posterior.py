@@ -5,14 +5,14 @@ two dimensions, coloured by the task's parameters, and the same numbers in ``pos
 """
 
 from pathlib import Path
-from typing import Any
 
 import lightning
 import numpy as np
 import torch
 
 from offline_meta_rl.common.files import write_json
-from offline_meta_rl.evaluation.measure import check_datamodule, datamodule_of
+from offline_meta_rl.evaluation.contracts import EvaluationData, Infers
+from offline_meta_rl.evaluation.measure import evaluation_data
 from offline_meta_rl.reports.posterior import Array, between_task_variance, draw_posterior
 
 
@@ -46,12 +46,8 @@ class WatchPosterior(lightning.Callback):
         Raises:
             TypeError: a method without posterior, or a datamodule without a task dataset.
         """
-        if not hasattr(pl_module, "infer"):
-            raise TypeError(
-                "WatchPosterior needs a method with a context posterior, such as Pearl; found "
-                f"{type(pl_module).__name__}. Remove the callback."
-            )
-        check_datamodule(datamodule_of(trainer))
+        _inferring(pl_module)
+        evaluation_data(trainer)
 
     def on_train_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
@@ -64,11 +60,11 @@ class WatchPosterior(lightning.Callback):
         """Draw."""
         self._draw(trainer, pl_module)
 
-    def _draw(self, trainer: Any, pl_module: lightning.LightningModule) -> None:
+    def _draw(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        data = datamodule_of(trainer)
-        means = self._means(pl_module, data)
+        data = evaluation_data(trainer)
+        means = self._means(_inferring(pl_module), data)
         parameters = np.asarray(data.dataset.manifest.task_parameters, dtype=np.float64)
         held_out = ~np.isin(np.arange(len(means)), data.train_tasks)
         root = Path(trainer.default_root_dir)
@@ -84,11 +80,25 @@ class WatchPosterior(lightning.Callback):
         write_json(root / f"{self.name}.json", content)
 
     @torch.no_grad()
-    def _means(self, method: Any, data: Any) -> Array:
+    def _means(self, method: Infers, data: EvaluationData) -> Array:
         """Return the posterior means of every task's contexts, [T, K, Z]."""
-        tasks = range(len(data.dataset.manifest.task_parameters))
+        tasks = range(data.dataset.manifest.num_tasks)
         means = [
             method.infer(data.context(tasks, self.context_size, seed=seed).to(method.device)).mean
             for seed in range(self.seed, self.seed + self.contexts)
         ]
         return np.asarray(torch.stack(means, dim=1).cpu().double().numpy())
+
+
+def _inferring(module: lightning.LightningModule) -> Infers:
+    """Return a module as a method with a posterior.
+
+    Raises:
+        TypeError: it has none.
+    """
+    if not isinstance(module, Infers):
+        raise TypeError(
+            "WatchPosterior needs a method with a context posterior, such as Pearl; found "
+            f"{type(module).__name__}. Remove the callback."
+        )
+    return module

@@ -1,23 +1,22 @@
 """What LifetimeBuffers write: the replays, what is in them, and the dataset they become."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offline_meta_rl.behaviour.collect import derived_seed, package_versions
+from offline_meta_rl.behaviour.collect import PACKAGES, derived_seed
 from offline_meta_rl.behaviour.contracts import ActsInEnvironments
 from offline_meta_rl.behaviour.references import Measurement
 from offline_meta_rl.behaviour.shaping import TERMS, Shaping
+from offline_meta_rl.common.provenance import package_versions
 from offline_meta_rl.common.settings import to_plain
+from offline_meta_rl.data.description import Splits, named_splits
 from offline_meta_rl.data.lifetimes import LifetimeStorage
 from offline_meta_rl.data.writer import DatasetWriter
 from offline_meta_rl.envs.base import Array, StepResult, TaskFamily
-
-Splits = Mapping[str, tuple[Sequence[int], Sequence[int]]]
-"""Name of a split -> train tasks, test tasks."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +63,9 @@ class Lives:
 
 
 def restricted_splits(
-    splits: Splits, tasks: Sequence[int]
-) -> dict[str, tuple[list[int], list[int]]]:
-    """Return splits of chosen tasks, which are numbered anew.
+    splits: Mapping[str, tuple[Sequence[int], Sequence[int]]], tasks: Sequence[int]
+) -> Splits:
+    """Return the manifest's splits of chosen tasks, which are numbered anew.
 
     A split that leaves no task to train on is dropped; the default split then has them all.
     """
@@ -78,7 +77,7 @@ def restricted_splits(
             result[name] = (train, test)
         elif name == "default":
             result[name] = (list(range(len(tasks))), test)
-    return result
+    return named_splits(result)
 
 
 def kept_terms(family: TaskFamily, parameters: Array, shaping: Shaping) -> list[str]:
@@ -165,20 +164,11 @@ def lifetime_writer(
         "agent": {"method": type(agents).__name__, **own},
         "data": {k: v for k, v in data.items() if k not in apart},
     }
-    return DatasetWriter(
-        path,
-        environment={"id": family.env_id, "version": family.version, "kwargs": {}},
-        family=family.name,
-        observation_size=family.observation_size,
-        action_size=family.action_size,
-        horizon=family.horizon,
-        task_seed=lives.task_seed,
-        task_parameters=lives.parameters,
+    description = replace(
+        family.describe(lives.task_seed, lives.stages),
+        task_parameters=lives.parameters.tolist(),
         splits=restricted_splits(family.splits, lives.tasks),
-        stages=lives.stages,
-        provenance={
-            "seed": lives.seed,
-            "config": to_plain(config),
-            "versions": package_versions(),
-        },
     )
+    versions = package_versions(*PACKAGES)
+    provenance = {"seed": lives.seed, "config": to_plain(config), "versions": versions}
+    return DatasetWriter(path, description, provenance)

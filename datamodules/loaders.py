@@ -4,9 +4,13 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar
 
+import lightning
 from tensordict import TensorDict
+
+State = dict[str, int | None]
+"""Counters of batches, as checkpoints keep them."""
 
 
 class HeldOutLoader:
@@ -24,23 +28,40 @@ class HeldOutLoader:
         return iter(self._items)
 
 
+class NumberedBatches(Protocol):
+    """What a loader needs of its datamodule; see ``DatasetModule``."""
+
+    batches_served: int
+    steps_per_epoch: int
+    trainer: lightning.Trainer | None
+
+    def batch(self, step: int, *, rank: int = 0, world_size: int = 1) -> TensorDict:
+        """Return batch number ``step``, or one process's part of it."""
+
+    def state_dict(self) -> State:
+        """Return the counters."""
+
+    def load_state_dict(self, state_dict: State) -> None:
+        """Set the counters."""
+
+
 class TaskLoader:
     """Draws the batches of one epoch; its length keeps Lightning from drawing ahead.
 
     Its state is that of the datamodule; having one tells Lightning that resuming is exact.
 
     Args:
-        buffers: a TaskBuffers or a MetaTrajectories.
-        prefetch: batches made ahead by a thread.
+        buffers: The datamodule.
+        prefetch: Batches made ahead by a thread.
     """
 
-    def __init__(self, buffers: Any, prefetch: int = 0) -> None:
+    def __init__(self, buffers: NumberedBatches, prefetch: int = 0) -> None:
         self._buffers, self._prefetch = buffers, prefetch
         self._batches: Generator[TensorDict, None, None] | None = None
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return int(self._buffers.hparams["steps_per_epoch"])
+        return self._buffers.steps_per_epoch
 
     def __iter__(self) -> Iterator[TensorDict]:
         """Yield this process's share of the next batches."""
@@ -63,12 +84,11 @@ class TaskLoader:
         if self._batches is not None:
             self._batches.close()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """The datamodule's state."""
-        state: dict[str, Any] = self._buffers.state_dict()
-        return state
+        return self._buffers.state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: State) -> None:
         """Continue with the next batch."""
         self._buffers.load_state_dict(state_dict)
 

@@ -1,34 +1,25 @@
 """Stitched meta-trajectories from a fixed image dataset, then transitions between their beliefs.
 
-Every batch is a function of (seed, number of the update): it is drawn for all processes alike and
-sliced by rank, so that the number of processes does not change it, and resuming needs two counters.
 Shapes: U updates per batch, B meta-trajectories, K episodes of each, H steps of the longest,
 S = K (H + 1) positions, A action size, Z belief size.
 """
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import lightning
 import numpy as np
 import torch
 from tensordict import TensorDict
 
-from datamodules.loaders import HeldOutLoader, TaskLoader
-from datamodules.preparation import (
-    check_environment,
-    check_intervals,
-    data_device,
-    data_sizes,
-    dataset_path,
-    prepare_dataset,
-)
+from datamodules.base import DatasetModule
+from datamodules.loaders import HeldOutLoader, State
+from datamodules.preparation import check_environment, check_intervals
 from datamodules.sampling.episodes import EpisodeTable
 from datamodules.sampling.stitch import Rows, Segments, draw_segments
 from datamodules.sampling.stitch_checks import check_stitching
 from datamodules.sampling.transitions import BeliefTransitions
-from offline_meta_rl.data.contracts import DataSizes
+from datamodules.storage import data_device
+from offline_meta_rl.behaviour.collection import Collection
 from offline_meta_rl.data.dataset import TaskDataset
 
 # Streams of random numbers that never meet.
@@ -41,11 +32,10 @@ AT_LEAST_ONE = (
     "policy_batch_size",
     "policy_updates_per_batch",
     "probe_meta_trajectories",
-    "steps_per_epoch",
 )
 
 
-class MetaTrajectories(lightning.LightningDataModule):
+class MetaTrajectories(DatasetModule):
     """Serves meta-trajectories drawn from M^K, and later transitions between their beliefs.
 
     Until ``serve_beliefs`` is called a batch is a TensorDict [U, B] for the filter: what
@@ -72,15 +62,17 @@ class MetaTrajectories(lightning.LightningDataModule):
         validation_share: share of each task's episodes that is held out, at least one.
         probe_meta_trajectories: of each part of the held-out item, M.
         seed: of the held-out episodes and of all batches.
-        task_seed: of the task parameters, when collecting.
         steps_per_epoch: batches Lightning calls an epoch.
         device: where the data lives: "auto" (the trainer's device while it is small, else
             memory-mapped), "cpu", "cuda", or "disk" for memory-mapped.
-        collect_seed: of the collection.
-        transitions_per_stage: of the collection; None for its default.
+        collection: what is collected.
     """
 
-    dataset: TaskDataset
+    renamed: ClassVar[Mapping[str, str]] = {
+        "task_seed": "collection.task_seed",
+        "collect_seed": "collection.seed",
+        "transitions_per_stage": "collection.transitions_per_stage",
+    }
 
     if TYPE_CHECKING:
         hparams: Any  # Lightning's type has no attributes
@@ -103,14 +95,20 @@ class MetaTrajectories(lightning.LightningDataModule):
         validation_share: float = 0.1,
         probe_meta_trajectories: int = 400,
         seed: int = 0,
-        task_seed: int = 0,
         steps_per_epoch: int = 1000,
         device: str = "auto",
-        collect_seed: int = 0,
-        transitions_per_stage: int | None = None,
+        collection: Collection = Collection(),
     ) -> None:
-        super().__init__()
+        super().__init__(
+            env=env,
+            path=path,
+            collect=collect,
+            split=split,
+            collection=collection,
+            steps_per_epoch=steps_per_epoch,
+        )
         self.save_hyperparameters()
+        self._make_hparams_plain()
         for name in AT_LEAST_ONE:
             if self.hparams[name] < 1:
                 raise ValueError(f"{name}: expected at least 1, found {self.hparams[name]}.")
@@ -118,21 +116,8 @@ class MetaTrajectories(lightning.LightningDataModule):
             raise ValueError(
                 f"validation_share: expected a share between 0 and 1, found {validation_share}."
             )
-        self.batches_served = 0
         self.filter_batches: int | None = None
         self._beliefs: BeliefTransitions | None = None
-
-    @property
-    def path(self) -> Path:
-        """The dataset's folder."""
-        return dataset_path(self.hparams)
-
-    @property
-    def family(self) -> Any:
-        """The task family of the dataset; asking for it imports the simulators."""
-        from offline_meta_rl.envs import family_of
-
-        return family_of(self.dataset.manifest.environment)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -145,14 +130,6 @@ class MetaTrajectories(lightning.LightningDataModule):
         """H, steps of the longest episode: a meta-trajectory has K (H + 1) positions."""
         return self._table.horizon
 
-    def sizes(self) -> DataSizes:
-        """Return the sizes of the data, there or still to be collected."""
-        return data_sizes(self.path, self.hparams)
-
-    def prepare_data(self) -> None:
-        """Collect the dataset if it is missing; other processes wait meanwhile."""
-        prepare_dataset(self.path, self.hparams)
-
     def setup(self, stage: str | None = None) -> None:
         """Open the dataset, check that it can be stitched, and load it.
 
@@ -162,7 +139,7 @@ class MetaTrajectories(lightning.LightningDataModule):
                 two episodes of a task, no success, observations that are no images.
         """
         settings = self.hparams
-        if not hasattr(self, "dataset"):
+        if not self.is_open:
             dataset = TaskDataset.open(self.path)
             check_environment(dataset, settings.env)
             self.train_tasks, self.test_tasks = dataset.split(settings.split)
@@ -226,10 +203,6 @@ class MetaTrajectories(lightning.LightningDataModule):
         if self.filter_batches is None:
             self.filter_batches = self.batches_served
 
-    def train_dataloader(self) -> TaskLoader:
-        """Batches, endlessly different."""
-        return TaskLoader(self)
-
     def val_dataloader(self) -> HeldOutLoader:
         """One item with ``fit`` and ``held_out``, always the same."""
         count: int = self.hparams.probe_meta_trajectories
@@ -240,19 +213,14 @@ class MetaTrajectories(lightning.LightningDataModule):
         }
         return HeldOutLoader([TensorDict(drawn, batch_size=[])])
 
-    def test_dataloader(self) -> HeldOutLoader:
-        """The item of ``val_dataloader``."""
-        return self.val_dataloader()
-
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """The number of batches served, and of those for the filter once it has been trained."""
         return {"batches_served": self.batches_served, "filter_batches": self.filter_batches}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: State) -> None:
         """Continue with the next batch."""
-        self.batches_served = int(state_dict["batches_served"])
-        found = state_dict["filter_batches"]
-        self.filter_batches = None if found is None else int(found)
+        super().load_state_dict(state_dict)
+        self.filter_batches = state_dict["filter_batches"]
 
     def _update(self, number: int) -> Segments:
         """Draw for one update of the filter; depends on its own number alone."""

@@ -1,41 +1,30 @@
 """Batches of tasks with an inner and an outer batch of transitions each, from a fixed dataset.
 
-Every batch is a function of (seed, number of the batch): it is drawn for all processes alike and
-sliced by rank, so that the number of processes does not change it, and resuming needs one counter.
 Shapes: U updates per batch, T tasks, B transitions, O/A observation/action size.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
-import lightning
 import numpy as np
 import torch
 from tensordict import TensorDict
 
-from datamodules.loaders import HeldOutLoader, TaskLoader
-from datamodules.preparation import (
-    check_environment,
-    check_intervals,
-    check_settings,
-    check_vectors,
-    data_device,
-    data_sizes,
-    dataset_path,
-    make_sampler,
-    plain_slice,
-    prepare_dataset,
-)
+from datamodules.base import DatasetModule
+from datamodules.loaders import HeldOutLoader
+from datamodules.preparation import check_environment, check_intervals, check_vectors
+from datamodules.sampling.chunks import make_chunks
 from datamodules.sampling.fields import FieldTable
 from datamodules.sampling.pool import ChunkPool
-from datamodules.sampling.rows import BufferSlice, Rows, SliceSpec, make_buffer
-from datamodules.sampling.tasks import BatchRows
-from offline_meta_rl.data.contracts import DataSizes
+from datamodules.sampling.rows import Rows, make_buffer
+from datamodules.sampling.tasks import Batches, BatchRows, TaskSampler
+from datamodules.storage import Storage, data_device
+from offline_meta_rl.behaviour.collection import Collection
+from offline_meta_rl.data.contracts import DataSlice
 from offline_meta_rl.data.dataset import TaskDataset
 
 
-class TaskBuffers(lightning.LightningDataModule):
+class TaskBuffers(DatasetModule):
     """Serves the inner and outer batches of meta-training, and the contexts of held-out tasks.
 
     A batch is a TensorDict [U, T] with ``task``, ``weight``, ``inner`` [U, T, B], ``outer`` alike.
@@ -44,41 +33,44 @@ class TaskBuffers(lightning.LightningDataModule):
     validating and testing, ``query`` [T, B], drawn like an inner and a disjoint outer batch.
 
     Args:
-        env: short name of a task family, or a gymnasium id, which the dataset must be of.
-        path: the dataset's folder, or any URL that fsspec knows (s3://, https://, ...), which is
+        env: Short name of a task family, or a gymnasium id, which the dataset must be of.
+        path: The dataset's folder, or any URL that fsspec knows (s3://, https://, ...), which is
             copied once; None for the default place.
-        collect: collect the dataset if it is missing.
-        split: name of the split into train and test tasks.
-        tasks_per_batch: tasks of an outer step, over all processes; None for all train tasks.
-        inner_batch_size: transitions to adapt on.
-        outer_batch_size: transitions to measure the adapted parameters on.
-        disjoint: no transition is in the inner and the outer batch of one task.
-        contiguous: the inner batch is a window of neighbouring rows with a random start.
-        stride: keep every k-th row of each task.
-        inner_slice: part of the data for inner batches and contexts: first, middle or last rows, or
-            a list of behaviour stages; None for all.
-        outer_slice: the same for outer batches.
-        fields: what a batch holds: stored keys, ``return_to_go``, ``terminal_observation``,
+        collect: Collect the dataset if it is missing.
+        split: Name of the split into train and test tasks.
+        fields: What a batch holds: stored keys, ``return_to_go``, ``terminal_observation``,
             ``terminal_discount``, ``task``.
-        discount: per step, of returns to go.
-        seed: of the batches.
-        task_seed: of the task parameters, when collecting.
-        steps_per_epoch: batches Lightning calls an epoch.
-        updates_per_batch: outer steps in each batch, U.
-        device: where the data lives: "auto" (the trainer's device while it is small, else
-            memory-mapped), "cpu", "cuda", or "disk" for memory-mapped.
-        sampling: what train batches are drawn from: all "rows", or, for data that does not fit in
-            memory, a moving window of "chunks" of each task, read ahead by a thread.
-        chunk_size: neighbouring rows that are read together.
-        chunks_per_task: chunks of each task in memory. One batch holds rows of so many chunks.
-        prefetch: batches made ahead by a thread; None for 4 with chunks, none with rows.
-        collect_seed: of the collection.
-        transitions_per_stage: of the collection; None for its default.
-        untrained_episodes: of the collection: episodes of a policy that was never trained, as a
-            stage ``untrained`` before all others.
+        discount: Per step, of returns to go.
+        seed: Seed of the batches.
+        batches: How many tasks and transitions an outer step sees, and which.
+        storage: Where the data live, and how what does not fit in memory is read.
+        collection: What is collected.
+        steps_per_epoch: Batches Lightning calls an epoch.
+
+    Raises:
+        ValueError: settings that do not go together.
     """
 
-    dataset: TaskDataset
+    renamed: ClassVar[Mapping[str, str]] = {
+        "tasks_per_batch": "batches.tasks",
+        "inner_batch_size": "batches.inner_size",
+        "outer_batch_size": "batches.outer_size",
+        "disjoint": "batches.disjoint",
+        "contiguous": "batches.contiguous",
+        "stride": "batches.stride",
+        "inner_slice": "batches.inner_slice",
+        "outer_slice": "batches.outer_slice",
+        "updates_per_batch": "batches.updates",
+        "device": "storage.device",
+        "sampling": "storage.sampling",
+        "chunk_size": "storage.chunk_size",
+        "chunks_per_task": "storage.chunks_per_task",
+        "prefetch": "storage.prefetch",
+        "task_seed": "collection.task_seed",
+        "collect_seed": "collection.seed",
+        "transitions_per_stage": "collection.transitions_per_stage",
+        "untrained_episodes": "collection.untrained_episodes",
+    }
 
     def __init__(
         self,
@@ -87,67 +79,32 @@ class TaskBuffers(lightning.LightningDataModule):
         path: str | None = None,
         collect: bool = True,
         split: str = "default",
-        tasks_per_batch: int | None = 5,
-        inner_batch_size: int = 256,
-        outer_batch_size: int = 256,
-        disjoint: bool = True,
-        contiguous: bool = False,
-        stride: int = 1,
-        inner_slice: BufferSlice | list[str] | None = None,
-        outer_slice: BufferSlice | list[str] | None = None,
         fields: Sequence[str] = ("observation", "action", "return_to_go"),
         discount: float = 0.99,
         seed: int = 0,
-        task_seed: int = 0,
+        batches: Batches = Batches(),
+        storage: Storage = Storage(),
+        collection: Collection = Collection(),
         steps_per_epoch: int = 1000,
-        updates_per_batch: int = 1,
-        device: str = "auto",
-        sampling: Literal["rows", "chunks"] = "rows",
-        chunk_size: int = 1024,
-        chunks_per_task: int = 16,
-        prefetch: int | None = None,
-        collect_seed: int = 0,
-        transitions_per_stage: int | None = None,
-        untrained_episodes: int = 0,
     ) -> None:
-        super().__init__()
-        self.save_hyperparameters(ignore=["inner_slice", "outer_slice", "fields"])
-        # Plain types only, because checkpoints keep these.
-        self.hparams.update(
-            inner_slice=plain_slice(inner_slice),
-            outer_slice=plain_slice(outer_slice),
-            fields=list(fields),
+        super().__init__(
+            env=env,
+            path=path,
+            collect=collect,
+            split=split,
+            collection=collection,
+            steps_per_epoch=steps_per_epoch,
+            prefetch=storage.batches_ahead,
         )
-        check_settings(self.hparams)
-        self.batches_served = 0
-        self._loader: TaskLoader | None = None
-
-    @property
-    def path(self) -> Path:
-        """The dataset's folder."""
-        return dataset_path(self.hparams)
-
-    @property
-    def prefetch(self) -> int:
-        """Batches made ahead."""
-        settings: Any = self.hparams
-        usual = 4 if settings.sampling == "chunks" else 0
-        return usual if settings.prefetch is None else int(settings.prefetch)
-
-    @property
-    def family(self) -> Any:
-        """The task family of the dataset; asking for it imports the simulators."""
-        from offline_meta_rl.envs import family_of
-
-        return family_of(self.dataset.manifest.environment)
-
-    def sizes(self) -> DataSizes:
-        """Return the sizes of the data, there or still to be collected."""
-        return data_sizes(self.path, self.hparams)
-
-    def prepare_data(self) -> None:
-        """Collect the dataset if it is missing; other processes wait meanwhile."""
-        prepare_dataset(self.path, self.hparams)
+        self.save_hyperparameters()
+        self._make_hparams_plain()
+        self.fields, self.discount, self.seed = tuple(fields), discount, seed
+        self.batches, self.storage = batches, storage
+        if batches.contiguous and storage.sampling == "chunks":
+            raise ValueError(
+                "contiguous: expected false with sampling chunks, which draws single rows, found "
+                "true. Set --data.batches.contiguous false, or --data.storage.sampling rows."
+            )
 
     def setup(self, stage: str | None = None) -> None:
         """Open the dataset, check it against the settings, and load the fields.
@@ -157,22 +114,45 @@ class TaskBuffers(lightning.LightningDataModule):
             ValueError: a dataset of another environment or of images, unknown split, too few tasks
                 or rows.
         """
-        settings: Any = self.hparams
-        if not hasattr(self, "dataset"):
-            dataset = TaskDataset.open(self.path)
-            check_environment(dataset, settings.env)
-            check_vectors(dataset)
-            self.train_tasks, self.test_tasks = dataset.split(settings.split)
-            wanted = "disk" if settings.sampling == "chunks" else settings.device
-            place = data_device(dataset, wanted, self.trainer)
-            self._table = FieldTable(dataset, settings.fields, settings.discount, place)
-            self._sampler = make_sampler(dataset, self.train_tasks, settings)
-            self.dataset = dataset
+        if not self.is_open:
+            self._open()
         if stage in (None, "fit"):
             self._sampler.check()
             chunks = dict.fromkeys(self._sampler.chunks or ())
             self._pools = [ChunkPool(self._table, each, self.train_tasks) for each in chunks]
-            check_intervals(self.trainer, settings.updates_per_batch)
+            check_intervals(self.trainer, self.batches.updates)
+
+    def _open(self) -> None:
+        """Open the dataset; all is checked before it counts as open."""
+        dataset = TaskDataset.open(self.path)
+        check_environment(dataset, self.env)
+        check_vectors(dataset)
+        self.train_tasks, self.test_tasks = dataset.split(self.split)
+        wanted = "disk" if self.storage.sampling == "chunks" else self.storage.device
+        place = data_device(dataset, wanted, self.trainer)
+        self._table = FieldTable(dataset, self.fields, self.discount, place)
+        self._sampler = self._make_sampler(dataset)
+        self.dataset = dataset
+
+    def _make_sampler(self, dataset: TaskDataset) -> TaskSampler:
+        """Return how batches are drawn; whether they can be is checked before training."""
+        batches, storage = self.batches, self.storage
+        inner = outer = make_buffer(dataset, batches.inner_slice, batches.stride)
+        if batches.outer_slice != batches.inner_slice:
+            outer = make_buffer(dataset, batches.outer_slice, batches.stride)
+        chunks = None
+        if storage.sampling == "chunks":
+            count = max(1, len(self.train_tasks))
+            chunks = make_chunks(
+                inner,
+                outer,
+                size=storage.chunk_size,
+                per_task=storage.chunks_per_task,
+                batch_sizes=(batches.inner_size, batches.outer_size),
+                share=(batches.tasks or count) / count,
+                seed=self.seed,
+            )
+        return TaskSampler(dataset, self.train_tasks, inner, outer, self.seed, batches, chunks)
 
     def batch(self, step: int, *, rank: int = 0, world_size: int = 1) -> TensorDict:
         """Return batch number ``step``, or one process's tasks of it, [U, T].
@@ -190,7 +170,7 @@ class TaskBuffers(lightning.LightningDataModule):
         *,
         seed: int,
         fields: Sequence[str] | None = None,
-        slice: SliceSpec = None,
+        slice: DataSlice | None = None,
     ) -> TensorDict:
         """Draw a context for each task, uniformly without replacement.
 
@@ -209,50 +189,24 @@ class TaskBuffers(lightning.LightningDataModule):
         Raises:
             ValueError: unknown task, stage or field, or too few transitions.
         """
-        settings: Any = self.hparams
-        buffer = None if slice is None else make_buffer(self.dataset, slice, settings.stride)
+        stride = self.batches.stride
+        buffer = None if slice is None else make_buffer(self.dataset, slice, stride)
         table = self._table
         if fields is not None and tuple(fields) != table.fields:
-            table = FieldTable(self.dataset, fields, settings.discount, None)
+            table = FieldTable(self.dataset, fields, self.discount, None)
         return table.gather(self._sampler.context(tasks, size, seed, buffer))
-
-    def train_dataloader(self) -> TaskLoader:
-        """Batches of train tasks, endlessly different."""
-        self._loader = TaskLoader(self, self.prefetch)
-        return self._loader
 
     def val_dataloader(self) -> HeldOutLoader:
         """One item: every test task with ``context`` and ``query``, always the same."""
         return HeldOutLoader(self._held_out(query=True))
 
-    def test_dataloader(self) -> HeldOutLoader:
-        """The item of ``val_dataloader``."""
-        return self.val_dataloader()
-
     def predict_dataloader(self) -> HeldOutLoader:
         """One item: every test task with ``context``."""
         return HeldOutLoader(self._held_out(query=False))
 
-    def state_dict(self) -> dict[str, Any]:
-        """The number of batches served."""
-        return {"batches_served": self.batches_served}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue with the next batch."""
-        self.batches_served = int(state_dict["batches_served"])
-
-    def teardown(self, stage: str | None = None) -> None:
-        """End the thread that makes batches ahead."""
-        if self._loader is not None:
-            self._loader.close()
-
-    def on_exception(self, exception: BaseException) -> None:
-        """End the thread that makes batches ahead."""
-        self.teardown()
-
     def _gather(self, step: int, rows: BatchRows) -> dict[str, TensorDict]:
         """Return the inner and outer batches of the rows drawn for batch number ``step``."""
-        first = step * int(self.hparams["updates_per_batch"])
+        first = step * self.batches.updates
         if not self._pools:
             parts = [self._table.gather(part) for part in (rows.inner, rows.outer)]
         elif len(self._pools) == 1:
@@ -265,11 +219,10 @@ class TaskBuffers(lightning.LightningDataModule):
 
     def _held_out(self, *, query: bool) -> list[TensorDict]:
         """Return one item with every test task, none if there are none."""
-        settings: Any = self.hparams
         if not self.test_tasks:
             return []
         sampler = self._sampler
-        context = sampler.context(self.test_tasks, settings.inner_batch_size, settings.seed)
+        context = sampler.context(self.test_tasks, self.batches.inner_size, self.seed)
         parts = {"context": self._table.gather(context)}
         if query:
             parts["query"] = self._table.gather(sampler.query(self.test_tasks, context))

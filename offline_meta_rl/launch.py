@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
 from offline_meta_rl.common.checkpoints import Checkpoint
 from offline_meta_rl.common.wandb_login import logged_in
@@ -155,9 +155,9 @@ def stored_config(checkpoint: Checkpoint) -> dict[str, Any] | None:
 
 
 def owners_of(config: Mapping[str, Any]) -> dict[str, type]:
-    """Return the classes that a config names for ``model`` and ``data``, those that are known."""
+    """Return the classes that a config names for ``model`` and ``data``, and all callbacks."""
     bases: dict[str, type] = {"model": LightningModule, "data": LightningDataModule}
-    found: dict[str, type] = {}
+    found: dict[str, type] = {owner.__name__: owner for owner in subclasses(Callback)}
     for part, base in bases.items():
         given = config.get(part)
         name = given.get("class_path") if isinstance(given, Mapping) else given

@@ -1,5 +1,6 @@
 """Small datasets, and a trainer, for tests."""
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +11,11 @@ import yaml
 from numpy.typing import NDArray
 from tensordict import TensorDict
 
+from datamodules import TaskBuffers
+from datamodules.sampling import tasks
+from datamodules.storage import Storage
 from offline_meta_rl.common.settings import arguments_of
+from offline_meta_rl.data.description import Description, Environment, box, named_splits
 from offline_meta_rl.data.writer import DatasetWriter
 
 Owner = TypeVar("Owner")
@@ -30,15 +35,16 @@ def merged(files: Iterable[Path]) -> dict[str, Any]:
     """Return what configs come to, later ones on top of earlier ones."""
     found: dict[str, Any] = {}
     for file in files:
-        found = _on_top(found, yaml.safe_load(file.read_text()))
+        found = on_top(found, yaml.safe_load(file.read_text()))
     found.pop("include", None)
     return found
 
 
-def _on_top(below: Any, above: Any) -> Any:
+def on_top(below: Any, above: Any) -> Any:
+    """Return settings with those of ``above`` on top, groups field by field."""
     if not (isinstance(below, dict) and isinstance(above, dict)):
         return above
-    return below | {key: _on_top(below.get(key), value) for key, value in above.items()}
+    return below | {key: on_top(below.get(key), value) for key, value in above.items()}
 
 
 def make_episodes(
@@ -70,25 +76,25 @@ def writer_for(
     observation_size: int = 4,
     action_size: int = 2,
     test_tasks: Sequence[int] = (1,),
-    environment: dict[str, Any] | None = None,
+    environment: Environment | None = None,
     family: str = "point_robot",
     seed: int = 0,
 ) -> DatasetWriter:
     """Return a writer; of a built-in family unless told otherwise."""
     train = [task for task in range(num_tasks) if task not in test_tasks]
-    return DatasetWriter(
-        path,
+    everything = range(num_tasks)
+    description = Description(
         environment=environment or {"id": "offline_meta_rl/PointRobot-v0", "kwargs": {}},
         family=family,
-        observation_size=observation_size,
-        action_size=action_size,
+        observation_space=box([observation_size]),
+        action_space=box([action_size], low=-1.0, high=1.0),
         horizon=horizon,
         task_seed=0,
-        task_parameters=[[0.5 * task, 1.0] for task in range(num_tasks)],
-        splits={"default": (train, list(test_tasks)), "all": (range(num_tasks), range(num_tasks))},
+        task_parameters=[[0.5 * task, 1.0] for task in everything],
+        splits=named_splits({"default": (train, test_tasks), "all": (everything, everything)}),
         stages=STAGES,
-        provenance={"seed": seed, "versions": {}},
     )
+    return DatasetWriter(path, description, {"seed": seed, "versions": {}})
 
 
 def task_episodes(
@@ -121,7 +127,7 @@ def make_dataset(
     observation_size: int = 4,
     action_size: int = 2,
     test_tasks: Sequence[int] = (1,),
-    environment: dict[str, Any] | None = None,
+    environment: Environment | None = None,
     family: str = "point_robot",
     ragged: bool = True,
     seed: int = 0,
@@ -166,6 +172,15 @@ def make_dataset(
             "stages": {name: np.full(num_tasks, 5.0 * i) for i, name in enumerate(STAGES)},
         }
     )
+
+
+def task_buffers(path: Path, **changes: Any) -> TaskBuffers:
+    """Return TaskBuffers of a dataset; settings of batches and storage go by their own names."""
+    groups: dict[str, Any] = {"batches": tasks.Batches, "storage": Storage}
+    for name, group in groups.items():
+        own = {field.name for field in dataclasses.fields(group)} & changes.keys()
+        changes[name] = group(**{key: changes.pop(key) for key in own})
+    return TaskBuffers(**{"env": "point_robot", "path": str(path), **changes})
 
 
 def quiet_trainer(folder: Path, max_steps: int) -> lightning.Trainer:

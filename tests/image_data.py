@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from offline_meta_rl.data.manifest import box
+from offline_meta_rl.data.description import Description, box, named_splits
 from offline_meta_rl.data.writer import DatasetWriter
 
 SHAPE = (3, 5, 4)
@@ -19,20 +19,18 @@ def image_writer(
 ) -> DatasetWriter:
     """Return a writer of a family from nowhere with images as observations."""
     everything = tuple(range(num_tasks))
-    return DatasetWriter(
-        path,
+    description = Description(
         environment={"id": "nowhere/Images-v0", "kwargs": {}},
         family="nowhere_images",
-        observation_size=0,
-        action_size=2,
+        observation_space=box(shape, "uint8", 0.0, 255.0),
+        action_space=box([2], low=-1.0, high=1.0),
         horizon=HORIZON,
         task_seed=0,
         task_parameters=[[task] for task in everything],
-        splits={"default": (everything, everything)},
+        splits=named_splits({"default": (everything, everything)}),
         stages=["script"],
-        provenance={"seed": seed},
-        observation_space=box(list(shape), "uint8", 0.0, 255.0),
     )
+    return DatasetWriter(path, description, {"seed": seed})
 
 
 def image_episodes(

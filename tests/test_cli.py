@@ -104,7 +104,14 @@ def test_errors_about_the_input_are_one_message(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ("fit", "--model", "Macaw", "--model.observation_size=2", "--model.action_size=2")
-    own = (*arguments, "--data", "TaskBuffers", "--data.env", "point_robot", "--data.stride=1")
+    own = (
+        *arguments,
+        "--data",
+        "TaskBuffers",
+        "--data.env",
+        "point_robot",
+        "--data.batches.stride=1",
+    )
     missing = (*own, "--data.path", "nowhere", "--data.collect=false", "--trainer.logger=false")
     message = fails(capsys, *missing)
     assert message.splitlines()[-2].startswith("error: No dataset at nowhere")

@@ -1,6 +1,7 @@
 """Every YAML in ``configs`` trains, evaluates and saves, on data small enough for a test."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.envs.base import TaskFamily
 from offline_meta_rl.envs.rendering import use_working_gl
 from offline_meta_rl.envs.scripted import ScriptedFamily
-from tests.helpers import build, make_episodes, merged
+from tests.helpers import build, make_episodes, merged, on_top
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 CONTROLS = ["explorer_no_cql", "explorer_no_expl"]  # overlays on the configs of explorers
@@ -39,7 +40,7 @@ DATA_OF_THEIR_OWN: dict[str, dict[str, Any]] = {
 ADAPTING = ["Macaw", "MetaBehaviourCloning", "MultitaskAWR", "Pearl"]
 HORIZON = 5
 SMALL = {
-    "TaskBuffers": {"inner_batch_size": 4, "outer_batch_size": 4},
+    "TaskBuffers": {"batches": {"inner_size": 4, "outer_size": 4}},
     "OnlineBuffer": {
         "capacity": 1000,
         "replay": {"warmup_steps": 2, "batch_size": 4, "updates_per_step": 6},
@@ -55,7 +56,7 @@ SMALL = {
     "MetaBehaviourCloning": {"network": {"width": 8, "latent_size": 3}, "compile": False},
     "MultitaskAWR": {"network": {"width": 8}, "compile": False},
     "SAC": {"network": {"width": 8}},
-    "Evaluate": {"episodes": 1, "context_size": 8},
+    "Evaluate": {"protocol": {"episodes": 1, "context_size": 8}},
     "BehaviourLearning": {"every_n_steps": 3},
     "BehaviourSnapshots": {},
     "MetaTrajectories": {
@@ -64,7 +65,7 @@ SMALL = {
         "policy_batch_size": 4,
         "belief_meta_trajectories": 6,
         "probe_meta_trajectories": 4,
-        "transitions_per_stage": 40,
+        "collection": {"transitions_per_stage": 40},
     },
     "ReflectiveExplorer": {
         "filter_steps": 3,
@@ -93,27 +94,15 @@ def family_of(config: dict[str, Any]) -> TaskFamily:
 
 def write_dataset(family: TaskFamily, path: Path) -> None:
     """Write 24 random episodes for each task of a family."""
-    parameters = family.task_parameters(0)
-    writer = DatasetWriter(
-        path,
-        environment={"id": family.env_id, "version": family.version, "kwargs": {}},
-        family=family.name,
-        observation_size=family.observation_size,
-        action_size=family.action_size,
-        horizon=HORIZON,
-        task_seed=0,
-        task_parameters=parameters,
-        splits=family.splits,
-        stages=["stage_0", "stage_3", "expert"],
-        provenance={"seed": 0},
-    )
+    description = family.describe(0, ["stage_0", "stage_3", "expert"])
+    writer = DatasetWriter(path, replace(description, horizon=HORIZON), {"seed": 0})
     lengths = [HORIZON] * 24
     for task in range(family.num_tasks):
         sizes = (family.observation_size, family.action_size)
         transitions = make_episodes(lengths, HORIZON, *sizes, seed=task)
         writer.write_task(task, transitions, stage=[0] * 8 + [1] * 8 + [2] * 8, length=lengths)
-    returns = {"random": np.zeros(len(parameters)), "best_behaviour": np.ones(len(parameters))}
-    writer.commit(returns)
+    tasks = family.num_tasks
+    writer.commit({"random": np.zeros(tasks), "best_behaviour": np.ones(tasks)})
 
 
 def needs(family: TaskFamily) -> None:
@@ -126,10 +115,7 @@ def needs(family: TaskFamily) -> None:
 
 def shrink(part: dict[str, Any]) -> None:
     """Give a class of a config arguments that suit a test."""
-    given = part.setdefault("init_args", {})
-    for name, value in SMALL[part["class_path"]].items():
-        group = given.get(name, {}) if isinstance(value, dict) else None
-        given[name] = value if group is None else group | value
+    part["init_args"] = on_top(part.get("init_args", {}), SMALL[part["class_path"]])
 
 
 def run(config: dict[str, Any], folder: Path, *overlays: Path) -> Path:

@@ -3,35 +3,16 @@
 Shapes: R buffers drawn from at once (one per task of a batch), M candidates, T tasks.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from offline_meta_rl.data.contracts import BufferSlice, DataSlice
 from offline_meta_rl.data.dataset import TaskDataset
 
 Rows = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class BufferSlice:
-    """Part of a task's transitions, in the order in which they were collected.
-
-    Attributes:
-        stage: ``first``, ``middle`` or ``last`` rows of each task.
-        size: number of rows.
-        centre: of ``middle`` rows, as a share of the task's rows.
-    """
-
-    stage: Literal["first", "middle", "last"]
-    size: int
-    centre: float = 0.5
-
-
-SliceSpec = BufferSlice | Mapping[str, Any] | Sequence[str] | None
-"""A part of each task's rows: a BufferSlice (or its fields), names of stages, or None for all."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +40,7 @@ class Buffer:
         return result
 
 
-def make_buffer(dataset: TaskDataset, part: SliceSpec = None, stride: int = 1) -> Buffer:
+def make_buffer(dataset: TaskDataset, part: DataSlice | None = None, stride: int = 1) -> Buffer:
     """Return the rows of every task that belong to a part of the data, every ``stride``-th of them.
 
     Raises:
@@ -67,8 +48,6 @@ def make_buffer(dataset: TaskDataset, part: SliceSpec = None, stride: int = 1) -
     """
     if stride < 1:
         raise ValueError(f"stride: expected at least 1, found {stride}. Set --data.stride 1.")
-    if isinstance(part, Mapping):
-        part = BufferSlice(**part)
     chosen = []
     for task in range(dataset.manifest.num_tasks):
         rows = np.arange(*dataset.task_rows(task))
@@ -186,11 +165,6 @@ def _sliced(rows: Rows, part: BufferSlice, task: int) -> Rows:
         raise ValueError(
             f"Slice of task {task}: expected a size from 1 to its {len(rows)} transitions, found "
             f"{part.size}. Set a smaller size."
-        )
-    if part.stage not in ("first", "middle", "last"):
-        raise ValueError(
-            f"Slice: expected stage first, middle or last, found {part.stage!r}. For stages of the "
-            "behaviour policy pass a list of their names."
         )
     spare = len(rows) - part.size
     middle = round(part.centre * len(rows) - part.size / 2)

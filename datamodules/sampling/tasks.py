@@ -18,10 +18,47 @@ from datamodules.sampling.rows import (
     draw_tasks,
     draw_window,
 )
+from offline_meta_rl.common.settings import check_at_least
+from offline_meta_rl.data.contracts import BufferSlice
 from offline_meta_rl.data.dataset import TaskDataset
 
 # Streams of random numbers that never meet.
 BATCHES, CONTEXTS, QUERIES = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What an outer step of TaskBuffers sees: of how many tasks, and which transitions of each.
+
+    Attributes:
+        tasks: Tasks of an outer step, over all processes; None for all train tasks.
+        inner_size: Transitions of each task to adapt on.
+        outer_size: Transitions of each task to measure the adapted parameters on.
+        disjoint: No transition is in the inner and the outer batch of one task.
+        contiguous: The inner batch is a window of neighbouring rows with a random start.
+        stride: Keep every k-th row of each task.
+        inner_slice: Part of the data for inner batches and contexts: first, middle or last rows, or
+            a list of behaviour stages; None for all.
+        outer_slice: The same for outer batches.
+        updates: Outer steps that are made from one batch of the loader, U.
+
+    Raises:
+        ValueError: a number is too small.
+    """
+
+    tasks: int | None = 5
+    inner_size: int = 256
+    outer_size: int = 256
+    disjoint: bool = True
+    contiguous: bool = False
+    stride: int = 1
+    inner_slice: BufferSlice | list[str] | None = None
+    outer_slice: BufferSlice | list[str] | None = None
+    updates: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the numbers that need no dataset to be found wrong."""
+        check_at_least(self, 1, "inner_size", "outer_size", "updates")
 
 
 class BatchRows(NamedTuple):
@@ -45,13 +82,8 @@ class TaskSampler:
         train_tasks: tasks to draw from.
         inner: rows for inner batches and contexts.
         outer: rows for outer batches and queries.
-        seed: of all draws.
-        tasks_per_batch: different tasks in one update; None for all train tasks, in order.
-        inner_size: rows of an inner batch.
-        outer_size: rows of an outer batch.
-        updates: outer steps in one batch, U.
-        disjoint: no row is in both batches of a task.
-        contiguous: inner batches are windows of neighbouring rows.
+        seed: Seed of every random draw.
+        batches: how many tasks and rows to draw.
         chunks: which of the inner and the outer rows batches are drawn from at an outer step; None
             for all. One object for both if they share their rows.
     """
@@ -61,12 +93,7 @@ class TaskSampler:
     inner: Buffer
     outer: Buffer
     seed: int
-    tasks_per_batch: int | None
-    inner_size: int
-    outer_size: int
-    updates: int
-    disjoint: bool
-    contiguous: bool
+    batches: Batches
     chunks: tuple[Chunks, Chunks] | None = None
 
     def check(self) -> None:
@@ -75,22 +102,23 @@ class TaskSampler:
         Raises:
             ValueError: says how many were expected and found.
         """
-        count, available = self.tasks_per_batch, len(self.train_tasks)
+        batches = self.batches
+        count, available = batches.tasks, len(self.train_tasks)
         if not available or (count is not None and not 1 <= count <= available):
             raise ValueError(
-                f"tasks_per_batch: expected 1 to {available}, the number of train tasks of the "
-                f"split, found {count}. Set --data.tasks_per_batch null for all of them, or "
+                f"batches.tasks: expected 1 to {available}, the number of train tasks of the "
+                f"split, found {count}. Set --data.batches.tasks null for all of them, or "
                 "another --data.split."
             )
-        check_sizes(self.inner, self.train_tasks, self.inner_size, "inner batch")
+        check_sizes(self.inner, self.train_tasks, batches.inner_size, "inner batch")
         for task in self.train_tasks:
-            needed = self.outer_size
-            if self.disjoint:
+            needed = batches.outer_size
+            if batches.disjoint:
                 shared = np.isin(self.outer.rows_of(task), self.inner.rows_of(task)).sum()
-                needed += min(self.inner_size, int(shared))
+                needed += min(batches.inner_size, int(shared))
             check_sizes(self.outer, [task], needed, "outer batch (disjoint from the inner one)")
             if self.chunks is not None:
-                self.chunks[0].check([task], self.inner_size, "inner batch")
+                self.chunks[0].check([task], batches.inner_size, "inner batch")
                 self.chunks[1].check([task], needed, "outer batch (disjoint from the inner one)")
 
     def batch(self, step: int) -> BatchRows:
@@ -98,20 +126,21 @@ class TaskSampler:
 
         An outer step's draws depend on its own number alone, not on how many share a batch.
         """
-        first = step * self.updates
-        updates = [self._update(number) for number in range(first, first + self.updates)]
+        count = self.batches.updates
+        updates = [self._update(number) for number in range(step * count, (step + 1) * count)]
         return BatchRows(*(np.stack(rows) for rows in zip(*updates, strict=True)))
 
     def _update(self, number: int) -> BatchRows:
         """Draw for one outer step: tasks [T], rows [T, B]."""
+        batches = self.batches
         rng = np.random.default_rng([self.seed, BATCHES, number])
         train = np.asarray(self.train_tasks, dtype=np.int64)
-        tasks = draw_tasks(rng, train, 1, self.tasks_per_batch)[0]
+        tasks = draw_tasks(rng, train, 1, batches.tasks)[0]
         inner_buffer, outer_buffer, own = self._buffers(tasks, number)
-        draw = draw_window if self.contiguous else draw_rows
-        inner = draw(rng, inner_buffer, own, self.inner_size)
-        taken = inner if self.disjoint else None
-        outer = draw_rows(rng, outer_buffer, own, self.outer_size, taken)
+        draw = draw_window if batches.contiguous else draw_rows
+        inner = draw(rng, inner_buffer, own, batches.inner_size)
+        taken = inner if batches.disjoint else None
+        outer = draw_rows(rng, outer_buffer, own, batches.outer_size, taken)
         return BatchRows(tasks, inner, outer)
 
     def _buffers(self, tasks: Rows, number: int) -> tuple[Buffer, Buffer, Rows]:
@@ -149,8 +178,9 @@ class TaskSampler:
         Raises:
             ValueError: too few rows.
         """
-        needed = context.shape[1] + self.outer_size
+        size = self.batches.outer_size
+        needed = context.shape[1] + size
         check_sizes(self.outer, tasks, needed, "held-out context and query")
         rng = np.random.default_rng([self.seed, QUERIES])
         chosen = np.asarray(tasks, dtype=np.int64)
-        return draw_rows(rng, self.outer, chosen, self.outer_size, context)
+        return draw_rows(rng, self.outer, chosen, size, context)

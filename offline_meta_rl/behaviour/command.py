@@ -6,6 +6,7 @@ The functions import what they need themselves, so that their help does not wait
 from collections.abc import Sequence
 from pathlib import Path
 
+from offline_meta_rl.behaviour.collection import Collection
 from offline_meta_rl.common.commands import Commands
 
 
@@ -41,25 +42,17 @@ def pack(
 
 def collect(
     family: str,
+    collection: Collection,
     *,
     path: Path | None = None,
-    seed: int = 0,
-    task_seed: int = 0,
-    transitions_per_stage: int | None = None,
-    untrained_episodes: int = 0,
     num_threads: int | None = None,
 ) -> None:
     """Collect the dataset of a family without training on it; go on if it was interrupted.
 
     Args:
         family: Short name of the task family, such as ant_dir.
+        collection: Seeds, and how much of what is collected.
         path: Folder of the dataset. By default where `lightning fit` looks for it.
-        seed: Seed of initial states and actions.
-        task_seed: Seed of the task parameters.
-        transitions_per_stage: Fewest transitions of every stage in every task. By default an equal
-            share of 8000, or a scripted family's usual number of episodes.
-        untrained_episodes: Adds a first stage with so many episodes of a policy that was never
-            trained.
         num_threads: Threads of the simulator. By default one per core.
 
     Raises:
@@ -72,22 +65,8 @@ def collect(
         raise ValueError(f"family: expected one of {sorted(FAMILIES)}, found {family!r}.")
     found = FAMILIES[family]
     if path is None:
-        path = default_dataset_path(
-            found,
-            seed=seed,
-            task_seed=task_seed,
-            transitions_per_stage=transitions_per_stage,
-            untrained_episodes=untrained_episodes,
-        )
-    written = collect(
-        found,
-        path,
-        seed=seed,
-        task_seed=task_seed,
-        transitions_per_stage=transitions_per_stage,
-        untrained_episodes=untrained_episodes,
-        num_threads=num_threads,
-    )
+        path = default_dataset_path(found, collection)
+    written = collect(found, path, collection, num_threads=num_threads)
     print(written)
 
 

@@ -249,7 +249,7 @@ def acting(
     """
     rows = [(int(stage), np.flatnonzero(stages == stage)) for stage in np.unique(stages)]
 
-    def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:
+    def act(observation: NDArray) -> NDArray[np.float32]:
         parts = [
             behaviour.act(
                 stage,

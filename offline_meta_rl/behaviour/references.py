@@ -5,13 +5,15 @@ Shapes: T tasks, N environments, A action size, P numbers that describe a task.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NotRequired, TypedDict, Unpack
+from typing import NotRequired, TypedDict, Unpack
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from offline_meta_rl.behaviour.policy import BehaviourPolicy, acting, load_behaviour
+from offline_meta_rl.common.progress import Advance, no_progress
+from offline_meta_rl.data.description import References
 from offline_meta_rl.envs.base import Array, TaskFamily
 from offline_meta_rl.evaluation.rollout import Act, run_episodes
 
@@ -115,8 +117,8 @@ def reference_returns(
     seed: int,
     task_seed: int,
     num_threads: int | None = None,
-    advance: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
+    advance: Advance = no_progress,
+) -> References:
     """Return what random actions, standing still and each stage's mean action reach, [T] each.
 
     Args:
@@ -145,9 +147,11 @@ def reference_returns(
         on_state = behaviour.sees_state
         stages[name] = mean_returns(family, stage_policy, on_state=on_state, **common).tolist()
         advance()
-    return {
+    found: References = {
         "random": random.tolist(),
         "standing_still": standing.tolist(),
         "best_behaviour": stages[behaviour.stages[-1]],
-        "stages": stages,
     }
+    # A copy of another type: what may hold lists and tables is not what holds lists alone.
+    found["stages"] = {**stages}
+    return found

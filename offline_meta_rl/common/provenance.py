@@ -1,7 +1,8 @@
-"""Where a result comes from: the commit of the code and the seed of the run."""
+"""Where data and results come from: commit of the code, seed of the run, versions of packages."""
 
 import os
 import subprocess
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
@@ -27,3 +28,14 @@ def global_seed() -> int | None:
     """Return the seed that Lightning's ``seed_everything`` recorded; None without one."""
     seed = os.environ.get("PL_GLOBAL_SEED")
     return int(seed) if seed else None
+
+
+def package_versions(*packages: str) -> dict[str, str | None]:
+    """Return the installed version of each package; None where there is none."""
+    found: dict[str, str | None] = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found

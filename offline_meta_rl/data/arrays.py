@@ -2,9 +2,9 @@
 
 import hashlib
 import mmap
+import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +15,10 @@ from offline_meta_rl.data.manifest import CHUNK_BYTES, ArrayEntry
 SKIPPED_BYTES = 2**16  # rows so far apart are cheaper to read by themselves
 
 
-def checksum(content: Any) -> str:
+def checksum(content: bytes | bytearray | NDArray[np.generic]) -> str:
     """Return the BLAKE2b checksum (16 bytes, hexadecimal) of a buffer."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+    buffer = content.data if isinstance(content, np.ndarray) else content
+    return hashlib.blake2b(buffer, digest_size=16).hexdigest()
 
 
 def file_checksum(file: Path) -> str:
@@ -27,7 +28,7 @@ def file_checksum(file: Path) -> str:
 
 
 def write_array(
-    folder: Path, name: str, shape: list[int], dtype: str, parts: Iterable[NDArray[Any]]
+    folder: Path, name: str, shape: list[int], dtype: str, parts: Iterable[NDArray[np.generic]]
 ) -> ArrayEntry:
     """Append the parts to one file, hashing each chunk on the way.
 
@@ -57,8 +58,8 @@ class ArrayFile:
     """One array file of a dataset; chunks are checked once, when asked for.
 
     Attributes:
-        file: where it is.
-        values: the array. Its pages are shared with the file; writing to it changes memory only.
+        file: Where it is.
+        values: The array. Its pages are shared with the file; writing to it changes memory only.
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -78,12 +79,14 @@ class ArrayFile:
             )
         with open(self.file, "rb") as stream:
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
-        self.values: NDArray[Any] = np.frombuffer(self._map, entry.dtype).reshape(entry.shape)
+        self.values: NDArray[np.generic] = np.frombuffer(self._map, entry.dtype).reshape(
+            entry.shape
+        )
         self._expected = entry.checksums
         self._chunk_bytes = chunk_bytes
         self._pending = np.ones(len(entry.checksums), dtype=bool)
 
-    def read(self, rows: NDArray[np.int64]) -> NDArray[Any]:
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.generic]:
         """Return the values at ascending rows [n], copied from the file in few long pieces.
 
         Other than with ``values``, no page of the file stays in this process's memory.
@@ -102,7 +105,7 @@ class ArrayFile:
 
         Systems read up to some megabytes ahead, of which a row here and there needs nothing.
         """
-        if hasattr(mmap, "MADV_RANDOM"):
+        if sys.platform != "win32":  # which has no such hint
             self._map.madvise(mmap.MADV_RANDOM)
 
     def verify(self, rows: NDArray[np.int64] | None = None) -> None:

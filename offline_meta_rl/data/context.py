@@ -1,7 +1,6 @@
 """Contexts, the data that a method adapts on: made from recorded episodes, and checked."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -9,12 +8,14 @@ from numpy.typing import NDArray
 from tensordict import TensorDict
 from torch import Tensor
 
+from offline_meta_rl.data.blocks import Numbers
+
 KINDS = {"task": torch.int64, "terminated": torch.bool}
 """Of the fields that are no float32."""
 
 
 def context_from_episodes(
-    episodes: Sequence[Mapping[str, Any]], *, discount: float = 0.99
+    episodes: Sequence[Mapping[str, Numbers]], *, discount: float = 0.99
 ) -> TensorDict:
     """Return a context from whole recorded episodes of one task.
 
@@ -68,7 +69,7 @@ def _returns_to_go(reward: NDArray[np.float64], discount: float) -> NDArray[np.f
 
 
 def check_context(
-    context: Mapping[str, Tensor] | TensorDict, fields: Sequence[str], sizes: Mapping[str, Any]
+    context: Mapping[str, Tensor] | TensorDict, fields: Sequence[str], sizes: Mapping[str, int]
 ) -> dict[str, Tensor]:
     """Return the fields of a context of one task, checked against a method's sizes.
 

@@ -5,12 +5,14 @@ A datamodule of your own needs no base class: it must have the members named her
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
-from tensordict import TensorDict
-
-from offline_meta_rl.data.dataset import TaskDataset
 from offline_meta_rl.data.manifest import Manifest
+
+if TYPE_CHECKING:  # PyTorch takes more than a second to import
+    from tensordict import TensorDict
+
+    from offline_meta_rl.data.dataset import TaskDataset
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,36 @@ class DataSizes:
         return tuple(field.name for field in fields(cls))
 
 
+@dataclass(frozen=True)
+class BufferSlice:
+    """Part of a task's transitions, in the order in which they were collected.
+
+    Attributes:
+        stage: ``first``, ``middle`` or ``last`` rows of each task.
+        size: Number of rows.
+        centre: Of ``middle`` rows, as a share of the task's rows.
+
+    Raises:
+        ValueError: an unknown stage.
+    """
+
+    stage: Literal["first", "middle", "last"]
+    size: int
+    centre: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check the stage; the size is checked against the data."""
+        if self.stage not in ("first", "middle", "last"):
+            raise ValueError(
+                f"Slice: expected stage first, middle or last, found {self.stage!r}. For stages of "
+                "the behaviour policy pass a list of their names."
+            )
+
+
+DataSlice = BufferSlice | Sequence[str]
+"""A part of each task's data: some of its rows, or the behaviour stages of these names."""
+
+
 @runtime_checkable
 class HasSizes(Protocol):
     """Data that says its sizes before it is there: a dataset may still have to be collected."""
@@ -60,17 +92,19 @@ class HasSizes(Protocol):
 
 @runtime_checkable
 class TaskData(Protocol):
-    """A datamodule that serves a dataset of many tasks, after ``setup``.
+    """A datamodule that serves a dataset of many tasks, after ``setup``."""
 
-    Attributes:
-        dataset: what is served.
-        train_tasks: indices of the tasks trained on.
-        test_tasks: indices of the held-out tasks.
-    """
+    @property
+    def dataset(self) -> "TaskDataset":
+        """What is served."""
 
-    dataset: TaskDataset
-    train_tasks: Sequence[int]
-    test_tasks: Sequence[int]
+    @property
+    def train_tasks(self) -> Sequence[int]:
+        """Indices of the tasks trained on."""
+
+    @property
+    def test_tasks(self) -> Sequence[int]:
+        """Indices of the held-out tasks."""
 
 
 @runtime_checkable
@@ -84,6 +118,19 @@ class HasContexts(TaskData, Protocol):
         *,
         seed: int,
         fields: Sequence[str] | None = None,
-        slice: object = None,
-    ) -> TensorDict:
-        """Draw ``size`` transitions for each of T tasks, [T, B]."""
+        slice: DataSlice | None = None,
+    ) -> "TensorDict":
+        """Draw a context for each task, uniformly without replacement.
+
+        A task's context depends on the seed and the task alone, not on the other tasks.
+
+        Args:
+            tasks: indices of T tasks.
+            size: transitions B of each.
+            seed: of the draw.
+            fields: what to return; None for the datamodule's own fields.
+            slice: part of the data to draw from; None for that of inner batches.
+
+        Returns:
+            The contexts, [T, B].
+        """

@@ -11,7 +11,8 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from offline_meta_rl.data.manifest import EPISODE_KEYS, FINAL_KEY, TRANSITION_KEYS, Manifest
+from offline_meta_rl.data.description import FINAL_KEY, TRANSITION_KEYS
+from offline_meta_rl.data.manifest import EPISODE_KEYS, Manifest
 from offline_meta_rl.data.stored import StoredDataset
 
 __all__ = ["EPISODE_KEYS", "TRANSITION_KEYS", "Manifest", "TaskDataset"]

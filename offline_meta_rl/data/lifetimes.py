@@ -9,7 +9,7 @@ steps of a lifetime, O, A observation and action size, K stored summands of the 
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ from torch import Tensor
 
 from offline_meta_rl.common.files import explain_os_errors, reserve
 from offline_meta_rl.data.arrays import checksum, write_array
+from offline_meta_rl.data.description import GivenReturns
 from offline_meta_rl.data.manifest import CHUNK_BYTES, ArrayEntry
-from offline_meta_rl.data.writer import DatasetWriter
+from offline_meta_rl.data.writer import DatasetWriter, episode_columns
 
 BLOCK_ROWS = 65536
 FINGERPRINT_STEPS = 1000
@@ -86,12 +87,12 @@ class LifetimeStorage:
                 key: _map(folder / f"{key}.bin", (num_tasks, steps, *shape), dtype)
                 for key, (shape, dtype) in rows.items()
             }
-        self.arrays: dict[str, NDArray[Any]] = {
+        self.arrays: dict[str, NDArray[np.generic]] = {
             key: mapped.view(np.ndarray) for key, mapped in self._maps.items()
         }
         self._flat = {key: torch.from_numpy(a).flatten(0, 1) for key, a in self.arrays.items()}
 
-    def write(self, step: int, columns: Mapping[str, NDArray[Any]]) -> None:
+    def write(self, step: int, columns: Mapping[str, NDArray[np.generic]]) -> None:
         """Write one step of all tasks: array name -> [T, ...]."""
         for key, values in columns.items():
             self.arrays[key][:, step] = values
@@ -146,23 +147,24 @@ class LifetimeStorage:
 
     def episodes(self, task: int, steps: int) -> EpisodeTable:
         """Return the whole episodes among the first ``steps`` of a task."""
-        part = {
-            key: self.arrays[key][task, :steps]
-            for key in ("terminated", "truncated", "diverged", "reward")
-        }
-        last = np.flatnonzero(part["terminated"] | part["truncated"])
+        terminated, truncated, diverged = (
+            self.arrays[key][task, :steps].astype(bool)
+            for key in ("terminated", "truncated", "diverged")
+        )
+        last = np.flatnonzero(terminated | truncated)
         if not len(last):
             none = np.zeros(0, dtype=np.int64)
             return EpisodeTable(none, none, np.zeros(0))
         start = np.concatenate([[0], last[:-1] + 1])
         stop = int(last[-1]) + 1
-        good = ~np.logical_or.reduceat(part["diverged"][:stop], start)
-        returns = np.add.reduceat(part["reward"][:stop].astype(np.float64), start)
+        good = ~np.logical_or.reduceat(diverged[:stop], start)
+        reward = self.arrays["reward"][task, :stop].astype(np.float64)
+        returns = np.add.reduceat(reward, start)
         return EpisodeTable(start[good], (last - start + 1)[good], returns[good])
 
 
 def commit_lifetimes(
-    writer: DatasetWriter, storage: LifetimeStorage, reference_returns: dict[str, Any]
+    writer: DatasetWriter, storage: LifetimeStorage, reference_returns: GivenReturns
 ) -> Path:
     """Turn finished lifetimes into the writer's dataset; stages are equal parts of the lifetime.
 
@@ -182,13 +184,9 @@ def commit_lifetimes(
         )
     lengths = np.concatenate([table.length for table in tables])
     counts = [len(table.start) for table in tables]
-    stages = len(writer.stages)
-    episodes = {
-        "task": np.repeat(np.arange(storage.num_tasks), counts),
-        "stage": np.concatenate([table.start for table in tables]) * stages // storage.steps,
-        "start": np.cumsum(lengths) - lengths,
-        "length": lengths,
-    }
+    stages = len(writer.description.stages)
+    stage = np.concatenate([table.start for table in tables]) * stages // storage.steps
+    episodes = episode_columns(counts, stage, lengths)
     kept = [int(table.length.sum()) for table in tables]
 
     def write(folder: Path, name: str, shape: list[int], dtype: str) -> ArrayEntry:
@@ -205,7 +203,7 @@ def commit_lifetimes(
 
 def _kept_rows(
     storage: LifetimeStorage, key: str, tables: Sequence[EpisodeTable]
-) -> Iterator[NDArray[Any]]:
+) -> Iterator[NDArray[np.generic]]:
     """Yield the rows of whole episodes, task by task, some thousands at a time."""
     for task, table in enumerate(tables):
         change = np.zeros(storage.steps + 1, dtype=np.int8)
@@ -235,7 +233,9 @@ def _link(source: Path, folder: Path, name: str, shape: list[int], dtype: str) -
     return ArrayEntry(list(shape), dtype, file, source.stat().st_size, sums)
 
 
-def _map(file: Path, shape: tuple[int, ...], dtype: str) -> "np.memmap[Any, Any]":
+def _map(
+    file: Path, shape: tuple[int, ...], dtype: str
+) -> "np.memmap[tuple[int, ...], np.dtype[np.generic]]":
     """Map a file of the array's size, making it if need be."""
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     with open(file, "ab") as stream:

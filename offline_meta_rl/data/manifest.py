@@ -10,26 +10,22 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, get_origin
+from typing import get_origin, is_typeddict
 
 import numpy as np
+
+from offline_meta_rl.data.description import (
+    FINAL_KEY,
+    Description,
+    policy_returns,
+    stage_returns,
+)
 
 SCHEMA_VERSION = 2
 """Of image datasets; datasets of vectors are as they were in version 1, and say so."""
 CHUNK_BYTES = 16 * 2**20
 MANIFEST_FILE = "manifest.json"
-
-TRANSITION_KEYS = (
-    "observation",
-    "action",
-    "reward",
-    "next_observation",
-    "terminated",
-    "truncated",
-)
 EPISODE_KEYS = ("task", "stage", "start", "length")
-FINAL_KEY = "final_observation"
-"""Of episodes of image datasets, which store each image once: no ``next_observation``."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +33,10 @@ class ArrayEntry:
     """One array file.
 
     Attributes:
-        shape: all sizes, rows first.
+        shape: All sizes, rows first.
         dtype: numpy's name of the element type.
-        file: path relative to the dataset's folder.
-        bytes: size of the file.
+        file: Path relative to the dataset's folder.
+        bytes: Size of the file.
         checksums: BLAKE2b (16 bytes, hexadecimal) of each chunk of ``chunk_bytes``.
     """
 
@@ -51,72 +47,25 @@ class ArrayEntry:
     checksums: list[str]
 
 
-@dataclass(frozen=True)
-class Manifest:
-    """What a dataset of T tasks holds.
+@dataclass(frozen=True, kw_only=True)
+class Manifest(Description):
+    """What a dataset of T tasks holds; also the fields of ``Description``.
 
     Attributes:
-        schema_version: version of this format.
-        environment: ``id``, ``version`` and ``kwargs`` of the gymnasium environment.
-        family: short name of the task family.
-        observation_space: ``shape``, ``dtype``, ``low`` and ``high`` (None for unbounded).
-        action_space: the same for actions.
-        horizon: steps after which an episode is truncated.
-        task_seed: seed the task parameters come from.
-        task_parameters: numbers that describe each task, [T, P].
-        splits: split name -> {"train": task indices, "test": task indices}.
-        stages: names of the behaviour stages, poor to expert.
-        reference_returns: "random", "best_behaviour", "standing_still" -> mean return of each task
-            [T]; "stages" -> {stage name: [T]}. May be empty: then nothing can be normalised.
-        num_episodes: episodes of each task, [T].
-        num_transitions: transitions of each task, [T].
-        provenance: seed, configuration, versions: how the data came about.
-        chunk_bytes: bytes that one checksum covers.
-        arrays: array name ("transitions/reward") -> its file.
+        schema_version: Version of this format.
+        num_episodes: Episodes of each task, [T].
+        num_transitions: Transitions of each task, [T].
+        provenance: Seed, configuration, versions: how the data came about.
+        chunk_bytes: Bytes that one checksum covers.
+        arrays: Array name ("transitions/reward") -> its file.
     """
 
     schema_version: int
-    environment: dict[str, Any]
-    family: str
-    observation_space: dict[str, Any]
-    action_space: dict[str, Any]
-    horizon: int
-    task_seed: int
-    task_parameters: list[list[float]]
-    splits: dict[str, dict[str, list[int]]]
-    stages: list[str]
-    reference_returns: dict[str, Any]
     num_episodes: list[int]
     num_transitions: list[int]
-    provenance: dict[str, Any]
+    provenance: dict[str, object]
     chunk_bytes: int
     arrays: dict[str, ArrayEntry]
-
-    @property
-    def num_tasks(self) -> int:
-        """Number of tasks T."""
-        return len(self.task_parameters)
-
-    @property
-    def has_images(self) -> bool:
-        """Whether observations are images, which are stored once."""
-        return are_images(self.observation_space)
-
-    @property
-    def transition_keys(self) -> tuple[str, ...]:
-        """Names of the arrays of transitions."""
-        without = "next_observation" if self.has_images else None
-        return tuple(key for key in TRANSITION_KEYS if key != without)
-
-    @property
-    def observation_size(self) -> int:
-        """Numbers in one observation, O."""
-        return math.prod(self.observation_space["shape"])
-
-    @property
-    def action_size(self) -> int:
-        """Numbers in one action, A."""
-        return math.prod(self.action_space["shape"])
 
     @property
     def checksum(self) -> str:
@@ -126,8 +75,25 @@ class Manifest:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def to_json(self) -> str:
-        """Return the text of ``manifest.json``."""
-        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+        """Return the text of ``manifest.json``, the version first."""
+        content = {"schema_version": self.schema_version} | asdict(self)
+        return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Read the manifest of the dataset in a folder.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: see ``from_json``.
+        """
+        file = folder / MANIFEST_FILE
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"No dataset at {folder}: expected a folder with {MANIFEST_FILE}. Collect it or "
+                "pass the path of a complete dataset (an interrupted one ends in '.partial')."
+            )
+        return cls.from_json(file.read_text(encoding="utf-8"), file)
 
     @classmethod
     def from_json(cls, text: str, file: Path) -> "Manifest":
@@ -143,7 +109,7 @@ class Manifest:
         """
         values = _parse(text, file)
         for field in fields(cls):
-            expected: Any = get_origin(field.type) or field.type
+            expected = _json_type(field.type)
             if field.name not in values:
                 raise ValueError(
                     f"{file}: field {field.name!r} is missing; expected the manifest of a dataset "
@@ -165,40 +131,27 @@ class Manifest:
         return manifest
 
 
-def box(shape: list[int], dtype: str, low: float | None, high: float | None) -> dict[str, Any]:
-    """Return the manifest's entry of a space; None for an unbounded side."""
-    return {"shape": shape, "dtype": dtype, "low": low, "high": high}
-
-
-def are_images(observation_space: dict[str, Any]) -> bool:
-    """Return whether a space is one of images: uint8, [channels, height, width]."""
-    return observation_space["dtype"] == "uint8" and len(observation_space["shape"]) == 3
-
-
 def expected_layout(manifest: Manifest) -> dict[str, tuple[list[int], str]]:
     """Return array name -> (shape, dtype) as the rest of the manifest implies them."""
     rows, episodes = sum(manifest.num_transitions), sum(manifest.num_episodes)
-    observation = manifest.observation_space
-    action = manifest.action_space
-    of_row: dict[str, tuple[list[int], str]] = {
-        "observation": (observation["shape"], observation["dtype"]),
-        "action": (action["shape"], action["dtype"]),
-        "reward": ([], "float32"),
-        "next_observation": (observation["shape"], observation["dtype"]),
-        "terminated": ([], "bool"),
-        "truncated": ([], "bool"),
-    }
     layout = {
-        f"transitions/{key}": ([rows, *of_row[key][0]], of_row[key][1])
-        for key in manifest.transition_keys
+        f"transitions/{key}": ([rows, *shape], dtype)
+        for key, (shape, dtype) in manifest.row_layout.items()
     }
     layout |= {f"episodes/{key}": ([episodes], "int64") for key in EPISODE_KEYS}
     if manifest.has_images:
-        layout[f"episodes/{FINAL_KEY}"] = ([episodes, *observation["shape"]], "uint8")
+        shape = manifest.observation_space["shape"]
+        layout[f"episodes/{FINAL_KEY}"] = ([episodes, *shape], "uint8")
     return layout
 
 
-def _parse(text: str, file: Path) -> dict[str, Any]:
+def _json_type(kind: object) -> type:
+    """Return the Python type of a field as JSON's parser gives it: the annotation's container."""
+    kind = get_origin(kind) or kind
+    return kind if isinstance(kind, type) and not is_typeddict(kind) else dict
+
+
+def _parse(text: str, file: Path) -> dict:
     """Parse JSON and check the version, before any field is trusted."""
     try:
         values = json.loads(text)
@@ -222,24 +175,24 @@ def _parse(text: str, file: Path) -> dict[str, Any]:
             f"{file}: field 'schema_version': expected 1 to {SCHEMA_VERSION}, found {version}, "
             "which never existed. Collect or copy the dataset again."
         )
-    result: dict[str, Any] = values
-    return result
+    return values
 
 
 def _problems(manifest: Manifest) -> Iterator[tuple[str, str]]:
     """Yield (field, what is wrong) for fields that contradict each other."""
     tasks = manifest.num_tasks
-    for name in ("num_episodes", "num_transitions"):
-        count = len(getattr(manifest, name))
-        if count != tasks:
-            yield name, f"expected {tasks} tasks, found {count}"
+    counts = {"num_episodes": manifest.num_episodes, "num_transitions": manifest.num_transitions}
+    for name, count in counts.items():
+        if len(count) != tasks:
+            yield name, f"expected {tasks} tasks, found {len(count)}"
     for name, split in manifest.splits.items():
-        unknown = [t for part in split.values() for t in part if not 0 <= t < tasks]
-        if unknown or set(split) != {"train", "test"}:
+        if set(split) != {"train", "test"} or not set(range(tasks)).issuperset(
+            [*split["train"], *split["test"]]
+        ):
             expected = f"'train' and 'test' lists of tasks 0 to {tasks - 1}"
             yield "splits", f"{name!r}: expected {expected}, found {split}"
-    returns = dict(manifest.reference_returns)
-    for name, values in (returns.pop("stages", {}) | returns).items():
+    returns = manifest.reference_returns
+    for name, values in (stage_returns(returns) | policy_returns(returns)).items():
         if len(values) != tasks:
             yield "reference_returns", f"{name!r}: expected {tasks} tasks, found {len(values)}"
     if manifest.has_images and manifest.schema_version < 2:

@@ -10,10 +10,10 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import IO
 
 from offline_meta_rl.common.files import explain_os_errors, path_lock, replacing, sync, sync_folder
-from offline_meta_rl.common.progress import progress_bar
+from offline_meta_rl.common.progress import Advance, progress_bar
 from offline_meta_rl.data.arrays import checksum
 from offline_meta_rl.data.manifest import MANIFEST_FILE, ArrayEntry, Manifest
 from offline_meta_rl.data.writer import dataset_root
@@ -95,7 +95,7 @@ class _Remote:
     def open(self, file: str) -> Iterator[IO[bytes]]:
         """Open a file for reading."""
         with self.explained(file):
-            stream: Any = self._system.open(f"{self._root}/{file}", "rb")
+            stream = self._system.open(f"{self._root}/{file}", "rb")
         with stream:
             yield stream
 
@@ -137,7 +137,7 @@ def _copy(remote: _Remote, manifest: Manifest, text: str, target: Path) -> None:
 
 
 def _copy_array(
-    remote: _Remote, entry: ArrayEntry, chunk_bytes: int, partial: Path, advance: Any
+    remote: _Remote, entry: ArrayEntry, chunk_bytes: int, partial: Path, advance: Advance
 ) -> None:
     """Copy one array, from the first chunk that is not there yet."""
     file = partial / entry.file

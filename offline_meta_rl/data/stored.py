@@ -8,13 +8,14 @@ All that looking at a dataset needs, and no PyTorch, which takes more than a sec
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offline_meta_rl.data.arrays import ArrayFile
-from offline_meta_rl.data.manifest import EPISODE_KEYS, FINAL_KEY, MANIFEST_FILE, Manifest
+from offline_meta_rl.data.description import FINAL_KEY
+from offline_meta_rl.data.manifest import EPISODE_KEYS, Manifest
 
 VERIFY_AT_OPEN_BYTES = 2**30
 
@@ -23,8 +24,8 @@ class StoredDataset:
     """A dataset opened for reading; make one with ``open``.
 
     Attributes:
-        path: the dataset's folder.
-        manifest: what it holds.
+        path: The dataset's folder.
+        manifest: What it holds.
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
@@ -53,13 +54,7 @@ class StoredDataset:
             ValueError: names the file and field that is not as it should be.
         """
         path = Path(path)
-        file = path / MANIFEST_FILE
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"No dataset at {path}: expected a folder with {MANIFEST_FILE}. Collect it or pass "
-                "the path of a complete dataset (an interrupted one ends in '.partial')."
-            )
-        dataset = cls(path, Manifest.from_json(file.read_text(encoding="utf-8"), file))
+        dataset = cls(path, Manifest.read(path))
         for key in EPISODE_KEYS:
             dataset._arrays[f"episodes/{key}"].verify()
         dataset._check_episodes()
@@ -77,7 +72,7 @@ class StoredDataset:
         """One string that identifies data, tasks and splits; for result files."""
         return self.manifest.checksum
 
-    def values(self, name: str) -> NDArray[Any]:
+    def values(self, name: str) -> NDArray:
         """Return an array, memory-mapped, whose chunks ``touch`` checks.
 
         Args:
@@ -135,7 +130,7 @@ class StoredDataset:
             group = "episodes" if key == FINAL_KEY else "transitions"
             self._arrays[f"{group}/{key}"].verify(rows)
 
-    def read(self, key: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+    def read(self, key: str, rows: NDArray[np.int64]) -> NDArray:
         """Return one of ``transitions`` at ascending rows, read from the file, not mapped."""
         return self._arrays[f"transitions/{key}"].read(rows)
 

@@ -10,30 +10,25 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offline_meta_rl.common.files import explain_os_errors, path_lock, replacing, sync_folder
+from offline_meta_rl.common.progress import Advance, no_progress
 from offline_meta_rl.data.arrays import file_checksum, write_array
-from offline_meta_rl.data.blocks import TaskBlock, checked_block
-from offline_meta_rl.data.checks import check_same_collection, plain_returns
+from offline_meta_rl.data.blocks import Counts, Numbers, TaskBlock, checked_block
+from offline_meta_rl.data.description import FINAL_KEY, Description, GivenReturns, plain_returns
 from offline_meta_rl.data.manifest import (
     CHUNK_BYTES,
-    FINAL_KEY,
     MANIFEST_FILE,
     SCHEMA_VERSION,
     ArrayEntry,
     Manifest,
-    are_images,
-    box,
     expected_layout,
 )
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 dataset_lock = path_lock
 
@@ -51,19 +46,11 @@ class DatasetWriter:
     """Writes one dataset, task by task; hold ``dataset_lock(path)`` meanwhile.
 
     Args:
-        path: folder of the finished dataset; must not exist yet.
-        environment: ``id``, ``version`` and ``kwargs`` of the gymnasium environment.
-        family: short name of the task family.
-        observation_size: O.
-        action_size: A; actions lie in [-1, 1] unless ``action_space`` says otherwise.
-        horizon: steps after which an episode is truncated.
-        task_seed: seed the task parameters come from.
-        task_parameters: numbers that describe each task, [T, P].
-        splits: split name -> (train, test) task indices.
-        stages: names of the behaviour stages, poor to expert.
-        provenance: seed, configuration, versions: how the data came about (plain JSON values).
-        observation_space: replaces the default, an unbounded float32 vector of size O.
-        action_space: replaces the default, a float32 vector of size A in [-1, 1].
+        path: Folder of the finished dataset; must not exist yet.
+        description: What the dataset says of its T tasks. Its reference returns are not used:
+            ``commit`` is given them, since they may not be known before the data.
+        provenance: How the data come about, in plain JSON values: ``seed`` and ``config`` decide
+            the data; everything else, such as ``versions``, is kept for the reader.
 
     Raises:
         FileExistsError: ``path`` exists already.
@@ -71,80 +58,44 @@ class DatasetWriter:
     """
 
     def __init__(
-        self,
-        path: str | Path,
-        *,
-        environment: dict[str, Any],
-        family: str,
-        observation_size: int,
-        action_size: int,
-        horizon: int,
-        task_seed: int,
-        task_parameters: Any,
-        splits: Mapping[str, tuple[Any, Any]],
-        stages: list[str],
-        provenance: dict[str, Any],
-        observation_space: dict[str, Any] | None = None,
-        action_space: dict[str, Any] | None = None,
+        self, path: str | Path, description: Description, provenance: Mapping[str, object]
     ) -> None:
         self.path = Path(path)
         self.partial = Path(f"{path}.partial")
         if self.path.exists():
             raise FileExistsError(f"{self.path} exists already; pass another path or remove it.")
-        parameters = np.asarray(task_parameters, dtype=np.float64)
-        if parameters.ndim != 2 or not np.isfinite(parameters).all():
-            raise ValueError(
-                f"task_parameters: expected finite numbers [tasks, parameters], found shape "
-                f"{parameters.shape}. Give every task the same number of parameters."
-            )
-        space = observation_space or box([observation_size], "float32", None, None)
-        self._header: dict[str, Any] = {
-            "schema_version": SCHEMA_VERSION if are_images(space) else 1,
-            "environment": environment,
-            "family": family,
-            "observation_space": space,
-            "action_space": action_space or box([action_size], "float32", -1.0, 1.0),
-            "horizon": horizon,
-            "task_seed": task_seed,
-            "task_parameters": parameters.tolist(),
-            "splits": {
-                name: {"train": [int(t) for t in train], "test": [int(t) for t in test]}
-                for name, (train, test) in splits.items()
-            },
-            "stages": list(stages),
-        }
-        self._provenance = provenance
+        self.description = replace(
+            description, task_parameters=_checked_parameters(description), reference_returns={}
+        )
+        self._provenance = dict(provenance)
         with explain_os_errors(self.partial):
             (self.partial / "parts").mkdir(parents=True, exist_ok=True)
             settings = {key: provenance[key] for key in ("seed", "config") if key in provenance}
-            check_same_collection(self.partial, self._header | {"settings": settings})
+            content = asdict(self.description) | {"settings": settings}
+            del content["reference_returns"]
+            check_same_collection(self.partial, {"schema_version": self._version} | content)
 
     @property
     def num_tasks(self) -> int:
         """Number of tasks T."""
-        return len(self._header["task_parameters"])
-
-    @property
-    def stages(self) -> list[str]:
-        """Names of the behaviour stages, poor to expert."""
-        return list(self._header["stages"])
+        return self.description.num_tasks
 
     def has_task(self, task: int) -> bool:
         """Return whether this task's part is complete (a damaged one counts as missing)."""
         part, receipt = self._part(task)
         if not (part.is_file() and receipt.is_file()):
             return False
-        found: dict[str, Any] = json.loads(receipt.read_text())
+        found = json.loads(receipt.read_text())
         return "blocks" in found and file_checksum(part) == found["checksum"]
 
     def write_task(
         self,
         task: int,
-        transitions: "Mapping[str, NDArray[Any] | Tensor]",
+        transitions: Mapping[str, Numbers],
         *,
-        stage: Any,
-        length: Any,
-        final_observation: Any = None,
+        stage: Counts,
+        length: Counts,
+        final_observation: Numbers | None = None,
     ) -> None:
         """Write all episodes of one task; it is there completely or not at all.
 
@@ -161,7 +112,12 @@ class DatasetWriter:
         """
         self.write_blocks(task, [TaskBlock(transitions, stage, length, final_observation)])
 
-    def write_blocks(self, task: int, blocks: Iterable[TaskBlock]) -> None:
+    def write_blocks(
+        self,
+        task: int,
+        blocks: Iterable[TaskBlock],
+        advance: Advance = no_progress,
+    ) -> None:
         """Write one task block by block; it is there completely or not at all.
 
         One block is in memory at a time.
@@ -169,6 +125,7 @@ class DatasetWriter:
         Args:
             task: index of the task.
             blocks: its episodes, in the order of collection.
+            advance: called after each block with its number of transitions.
 
         Raises:
             ValueError: names the array and what is wrong with it.
@@ -181,20 +138,22 @@ class DatasetWriter:
         with explain_os_errors(self.partial):
             with replacing(part) as file, zipfile.ZipFile(file, "w") as archive:
                 for block in blocks:
-                    arrays = checked_block(task, block, self._manifest([], []), rows)
+                    arrays = checked_block(task, block, self.description, rows)
                     for key, array in arrays.items():
                         name = f"{count}/{key}.npy"
                         with archive.open(name, "w", force_zip64=True) as member:
                             np.lib.format.write_array(member, array, allow_pickle=False)
                     count += 1
-                    rows += int(np.sum(block.length))
+                    added = int(np.sum(block.length))
+                    rows += added
+                    advance(added)
                 if not count:
                     raise ValueError(f"Task {task}: expected at least one episode, found none.")
             with replacing(receipt) as file:
                 text = json.dumps({"checksum": file_checksum(part), "blocks": count})
                 file.write(text.encode())
 
-    def read(self, task: int, key: str) -> NDArray[Any]:
+    def read(self, task: int, key: str) -> NDArray[np.generic]:
         """Return one array of a task that has been written, as a whole.
 
         Args:
@@ -203,7 +162,7 @@ class DatasetWriter:
         """
         return np.concatenate(list(self._load(task, key)))
 
-    def commit(self, reference_returns: dict[str, Any]) -> Path:
+    def commit(self, reference_returns: GivenReturns) -> Path:
         """Join the parts of all tasks, give the dataset its name, and return its path.
 
         Args:
@@ -220,15 +179,10 @@ class DatasetWriter:
         if missing:
             raise RuntimeError(f"Tasks {missing} of {self.path} are missing; write them first.")
         tasks = range(self.num_tasks)
-        lengths = [self.read(task, "length") for task in tasks]
+        lengths = [self.read(task, "length").astype(np.int64) for task in tasks]
         counts = [len(part) for part in lengths]
-        every_length = np.concatenate(lengths)
-        episodes = {
-            "task": np.repeat(np.arange(self.num_tasks), counts),
-            "stage": np.concatenate([self.read(task, "stage") for task in tasks]),
-            "start": np.cumsum(every_length) - every_length,
-            "length": every_length,
-        }
+        stage = np.concatenate([self.read(task, "stage") for task in tasks]).astype(np.int64)
+        episodes = episode_columns(counts, stage, np.concatenate(lengths))
 
         def write(folder: Path, name: str, shape: list[int], dtype: str) -> ArrayEntry:
             group, key = name.split("/")
@@ -244,7 +198,7 @@ class DatasetWriter:
 
     def publish(
         self,
-        reference_returns: dict[str, Any],
+        reference_returns: GivenReturns,
         num_episodes: list[int],
         num_transitions: list[int],
         write: Callable[[Path, str, list[int], str], ArrayEntry],
@@ -261,18 +215,27 @@ class DatasetWriter:
             ValueError: a reference return is missing for a task or is not finite.
             OSError: the disk is full, or the folder cannot be written.
         """
-        returns = plain_returns(reference_returns)
+        described = replace(self.description, reference_returns=plain_returns(reference_returns))
+        empty = Manifest(
+            **vars(described),
+            schema_version=self._version,
+            num_episodes=num_episodes,
+            num_transitions=num_transitions,
+            provenance=self._provenance,
+            chunk_bytes=CHUNK_BYTES,
+            arrays={},
+        )
         folder = self.partial / "dataset"
-        layout = expected_layout(self._manifest(num_episodes, num_transitions))
         with explain_os_errors(self.partial):
             shutil.rmtree(folder, ignore_errors=True)
             (folder / "transitions").mkdir(parents=True)
             (folder / "episodes").mkdir()
             entries = {
-                name: write(folder, name, shape, dtype) for name, (shape, dtype) in layout.items()
+                name: write(folder, name, shape, dtype)
+                for name, (shape, dtype) in expected_layout(empty).items()
             }
-            manifest = self._manifest(num_episodes, num_transitions, entries, returns)
-            text = manifest.to_json()
+            text = replace(empty, arrays=entries).to_json()
+            # Reading it back finds what does not fit before the dataset gets its name.
             Manifest.from_json(text, folder / MANIFEST_FILE)
             with replacing(folder / MANIFEST_FILE) as file:
                 file.write(text.encode())
@@ -281,31 +244,78 @@ class DatasetWriter:
             shutil.rmtree(self.partial, ignore_errors=True)
         return self.path
 
-    def _manifest(
-        self,
-        num_episodes: list[int],
-        num_transitions: list[int],
-        arrays: dict[str, ArrayEntry] | None = None,
-        reference_returns: dict[str, Any] | None = None,
-    ) -> Manifest:
-        return Manifest(
-            **self._header,
-            reference_returns=reference_returns or {},
-            num_episodes=num_episodes,
-            num_transitions=num_transitions,
-            provenance=self._provenance,
-            chunk_bytes=CHUNK_BYTES,
-            arrays=arrays or {},
-        )
+    @property
+    def _version(self) -> int:
+        """The manifest's version: old readers know vectors, and no other."""
+        return SCHEMA_VERSION if self.description.has_images else 1
 
     def _part(self, task: int) -> tuple[Path, Path]:
         stem = self.partial / "parts" / f"task_{task:05d}"
         return stem.with_suffix(".npz"), stem.with_suffix(".json")
 
-    def _load(self, task: int, key: str) -> Iterator[NDArray[Any]]:
+    def _load(self, task: int, key: str) -> Iterator[NDArray[np.generic]]:
         """Yield one array of a task, block by block."""
         with zipfile.ZipFile(self._part(task)[0]) as archive:
             for name in archive.namelist():
                 if name.endswith(f"/{key}.npy"):
                     with archive.open(name) as member:
                         yield np.lib.format.read_array(member, allow_pickle=False)
+
+
+def episode_columns(
+    counts: list[int], stage: NDArray[np.int64], length: NDArray[np.int64]
+) -> dict[str, NDArray[np.int64]]:
+    """Return the table of E episodes as a dataset stores it: task, stage, start, length, [E] each.
+
+    Args:
+        counts: episodes of each task, [T]; they sum to E.
+        stage: index of each episode's stage, [E].
+        length: steps of each episode, [E].
+    """
+    return {
+        "task": np.repeat(np.arange(len(counts)), counts),
+        "stage": stage,
+        "start": np.cumsum(length) - length,
+        "length": length,
+    }
+
+
+def check_same_collection(partial: Path, settings: Mapping[str, object]) -> None:
+    """Refuse to mix the parts of two collections; keep the settings of the first.
+
+    Args:
+        partial: folder of the unfinished collection.
+        settings: all that decides what is collected, in plain JSON types.
+
+    Raises:
+        ValueError: names the settings that differ.
+    """
+    file = partial / "collection.json"
+    text = json.dumps(settings, allow_nan=False)
+    if not file.is_file():
+        with replacing(file) as stream:
+            stream.write(text.encode())
+        return
+    wanted, found = json.loads(text), json.loads(file.read_text(encoding="utf-8"))
+    different = sorted(key for key in wanted if wanted[key] != found.get(key))
+    if different:
+        raise ValueError(
+            f"{partial} holds an interrupted collection with other settings (they differ in "
+            f"{', '.join(different)}). Remove that folder or pass another path."
+        )
+
+
+def _checked_parameters(description: Description) -> list[list[float]]:
+    """Return the task parameters, [T, P].
+
+    Raises:
+        ValueError: they are not numbers, or not equally many for each task.
+    """
+    parameters = np.asarray(description.task_parameters, dtype=np.float64)
+    if parameters.ndim != 2 or not np.isfinite(parameters).all():
+        raise ValueError(
+            f"task_parameters: expected finite numbers [tasks, parameters], found shape "
+            f"{parameters.shape}. Give every task the same number of parameters."
+        )
+    result: list[list[float]] = parameters.tolist()
+    return result

@@ -17,8 +17,8 @@ from offline_meta_rl.common.commands import Commands
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from offline_meta_rl.data.source import TaskSource
     from offline_meta_rl.data.stored import StoredDataset
-    from offline_meta_rl.data_tools.source import TaskSource
 
 WIDTH = 180  # of tables that go into a file or a pipe
 Format = Literal["native", "minari", "macaw", "folder"]
@@ -265,7 +265,7 @@ def _open(name: str, verify: bool | None = None) -> "StoredDataset":
 def _write(source: "TaskSource", target: str, label: str) -> None:
     """Write a dataset; say what it holds and what to do next."""
     from offline_meta_rl.data.manifest import MANIFEST_FILE, Manifest
-    from offline_meta_rl.data_tools.source import write_dataset
+    from offline_meta_rl.data.source import write_dataset
 
     started = time.monotonic()
     path = write_dataset(source, target, label=label)

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from offline_meta_rl.data.manifest import MANIFEST_FILE
 from offline_meta_rl.data.remote import local_dataset
-from offline_meta_rl.data_tools.description import FILE_NAMES, read_settings
-from offline_meta_rl.data_tools.source import TaskSource
+from offline_meta_rl.data.source import TaskSource
+from offline_meta_rl.data_tools.describe import FILE_NAMES, DescriptionFile, read_settings
 
 
 def format_of(folder: Path) -> str:
@@ -36,7 +36,7 @@ def open_source(
     *,
     form: str | None = None,
     description: Path | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, object] | None = None,
     stride: int = 1,
     pickles: Path | None = None,
 ) -> TaskSource:
@@ -72,7 +72,7 @@ def open_source(
                 f"{path} describes itself; leave out {', '.join(options or FILE_NAMES)}."
             )
         return EpisodeSource.whole(StoredDataset.open(folder))
-    settings = read_settings(description, folder) | dict(options or {})
+    settings = read_settings(description, folder) | cast(DescriptionFile, dict(options or {}))
     if form == "minari":
         from offline_meta_rl.data_tools.formats.minari_read import MinariFolder
 

@@ -6,12 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from offline_meta_rl.data.blocks import TaskBlock
-from offline_meta_rl.data.checks import broken_rows, check_task
-from offline_meta_rl.data.manifest import TRANSITION_KEYS, Manifest
-from offline_meta_rl.data.returns import backward_returns, disagreement
+from offline_meta_rl.data.blocks import TaskBlock, broken_rows, check_episodes, last_steps
+from offline_meta_rl.data.description import TRANSITION_KEYS, Description
+from offline_meta_rl.data.manifest import Manifest
 from offline_meta_rl.data.stored import StoredDataset
-from offline_meta_rl.data_tools.source import Description
+from offline_meta_rl.data_tools.returns import backward_returns, disagreement
 
 DISCOUNT = 0.99
 ROWS = 2**17  # checked at a time
@@ -154,17 +153,12 @@ def check_block(description: Description, task: int, block: TaskBlock, first_row
     Raises:
         ValueError: names the task, the array and the row that is not as it should be.
     """
-    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(TRANSITION_KEYS, ()) | {
-        "observation": tuple(description.observation_space["shape"]),
-        "action": tuple(description.action_space["shape"]),
-        "next_observation": tuple(description.observation_space["shape"]),
-    }
     arrays = {key: np.asarray(block.transitions[key]) for key in TRANSITION_KEYS}
     length = np.asarray(block.length, dtype=np.int64)
     stage = np.asarray(block.stage, dtype=np.int64)
-    check_task(task, arrays, stage, length, shapes, len(description.stages), first_row)
-    end = arrays["terminated"] | arrays["truncated"]
-    broken = broken_rows(arrays["observation"], arrays["next_observation"], end)
+    check_episodes(task, arrays, stage, length, description, first_row)
+    observation, following = arrays["observation"], arrays["next_observation"]
+    broken = broken_rows(observation, following, last_steps(length))
     if len(broken):
         raise ValueError(
             f"Task {task}: row {first_row + broken[0]}: next_observation: expected the observation "

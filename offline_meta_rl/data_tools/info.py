@@ -1,54 +1,74 @@
-"""What a dataset holds, as tables."""
+"""What a dataset holds, as JSON and as tables."""
 
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from offline_meta_rl.data.description import (
+    Environment,
+    Space,
+    Splits,
+    policy_returns,
+    stage_returns,
+)
 from offline_meta_rl.data.stored import StoredDataset
-from offline_meta_rl.data_tools.statistics import episode_statistics, summary
+from offline_meta_rl.data_tools.statistics import Summary, episode_statistics, summary
+
+StageInfo = TypedDict(
+    "StageInfo",
+    {
+        "episodes": int,
+        "transitions": int,
+        "length": Summary,
+        "return": Summary,
+        "mean_action_return": NotRequired[float],
+    },
+)
+"""One behaviour stage, over all tasks; ``length`` in steps."""
+
+TaskInfo = TypedDict(
+    "TaskInfo",
+    {
+        "task": int,
+        "parameters": list[float],
+        "episodes": int,
+        "transitions": int,
+        "length": Summary,
+        "return": Summary,
+        "stages": dict[str, Summary],
+        "references": dict[str, float],
+    },
+)
+"""One task: ``stages`` has the returns of each, ``references`` those of whole policies."""
 
 
-def information(dataset: StoredDataset) -> dict[str, Any]:
+class DatasetInfo(TypedDict):
+    """What ``lightning data info --json`` prints."""
+
+    path: str
+    checksum: str
+    bytes: int
+    family: str
+    environment: Environment
+    observation_space: Space
+    action_space: Space
+    horizon: int
+    task_seed: int
+    splits: Splits
+    episodes: int
+    transitions: int
+    stages: dict[str, StageInfo]
+    tasks: list[TaskInfo]
+    provenance: dict[str, object]
+
+
+def information(dataset: StoredDataset) -> DatasetInfo:
     """Return what a dataset holds, in plain JSON types."""
     manifest = dataset.manifest
-    episodes = episode_statistics(dataset)
-    references = manifest.reference_returns
-    tasks = []
-    for task in range(manifest.num_tasks):
-        own = episodes.task == task
-        tasks.append(
-            {
-                "task": task,
-                "parameters": manifest.task_parameters[task],
-                "episodes": manifest.num_episodes[task],
-                "transitions": manifest.num_transitions[task],
-                "length": summary(episodes.length[own]),
-                "return": summary(episodes.returns[own]),
-                "stages": {
-                    name: summary(episodes.returns[own & (episodes.stage == index)])
-                    for index, name in enumerate(manifest.stages)
-                    if (own & (episodes.stage == index)).any()
-                },
-                "references": {
-                    name: values[task] for name, values in references.items() if name != "stages"
-                },
-            }
-        )
-    stages = {}
-    for index, name in enumerate(manifest.stages):
-        chosen = episodes.stage == index
-        if chosen.any():
-            stages[name] = {
-                "episodes": int(chosen.sum()),
-                "transitions": int(episodes.length[chosen].sum()),
-                "length": summary(episodes.length[chosen]),
-                "return": summary(episodes.returns[chosen]),
-            }
-            if name in references.get("stages", {}):
-                stages[name]["mean_action_return"] = float(np.mean(references["stages"][name]))
+    stages, tasks = _stages_of(dataset)
     return {
         "path": str(dataset.path),
         "checksum": dataset.checksum,
@@ -68,7 +88,47 @@ def information(dataset: StoredDataset) -> dict[str, Any]:
     }
 
 
-def print_information(info: dict[str, Any], console: Console) -> None:
+def _stages_of(dataset: StoredDataset) -> tuple[dict[str, StageInfo], list[TaskInfo]]:
+    """Return what there is of each stage, and of each task."""
+    manifest, episodes = dataset.manifest, episode_statistics(dataset)
+    of_stage = {name: episodes.stage == index for index, name in enumerate(manifest.stages)}
+    stages: dict[str, StageInfo] = {}
+    for name, chosen in of_stage.items():
+        if chosen.any():
+            stages[name] = {
+                "episodes": int(chosen.sum()),
+                "transitions": int(episodes.length[chosen].sum()),
+                "length": summary(episodes.length[chosen]),
+                "return": summary(episodes.returns[chosen]),
+            }
+            if name in (known := stage_returns(manifest.reference_returns)):
+                stages[name]["mean_action_return"] = float(np.mean(known[name]))
+    tasks: list[TaskInfo] = []
+    for task in range(manifest.num_tasks):
+        own = episodes.task == task
+        tasks.append(
+            {
+                "task": task,
+                "parameters": manifest.task_parameters[task],
+                "episodes": manifest.num_episodes[task],
+                "transitions": manifest.num_transitions[task],
+                "length": summary(episodes.length[own]),
+                "return": summary(episodes.returns[own]),
+                "stages": {
+                    name: summary(episodes.returns[own & chosen])
+                    for name, chosen in of_stage.items()
+                    if (own & chosen).any()
+                },
+                "references": {
+                    name: values[task]
+                    for name, values in policy_returns(manifest.reference_returns).items()
+                },
+            }
+        )
+    return stages, tasks
+
+
+def print_information(info: DatasetInfo, console: Console) -> None:
     """Print three tables: the dataset, its stages, its tasks."""
     console.print(_overview(info))
     stages = Table(title="Stages", title_justify="left")
@@ -89,7 +149,7 @@ def print_information(info: dict[str, Any], console: Console) -> None:
     console.print(_tasks(info))
 
 
-def _overview(info: dict[str, Any]) -> Table:
+def _overview(info: DatasetInfo) -> Table:
     table = Table(title=escape(info["path"]), title_justify="left", show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
@@ -113,7 +173,7 @@ def _overview(info: dict[str, Any]) -> Table:
     return table
 
 
-def _tasks(info: dict[str, Any]) -> Table:
+def _tasks(info: DatasetInfo) -> Table:
     table = Table(title="Tasks", title_justify="left")
     table.add_column("task", justify="right")
     table.add_column("parameters", no_wrap=True)
@@ -145,11 +205,11 @@ def _reference(name: str, value: float) -> str:
     return f"{value:.1%}" if name == "success" else f"{value:.1f}"
 
 
-def _spread(values: dict[str, float]) -> str:
+def _spread(values: Summary) -> str:
     return f"{values['mean']:.1f} ± {values['std']:.1f}"
 
 
-def _range(values: dict[str, float]) -> str:
+def _range(values: Summary) -> str:
     low, high = f"{values['min']:.0f}", f"{values['max']:.0f}"
     return low if low == high else f"{low} to {high}"
 
@@ -159,11 +219,8 @@ def _numbers(values: list[float]) -> str:
     return shown if len(values) <= 3 else f"{shown}, … ({len(values)})"
 
 
-def _space(space: dict[str, Any]) -> str:
-    low, high = ("unbounded" if side is None else f"{side:g}" for side in _sides(space))
+def _space(space: Space) -> str:
+    sides = (space["low"], space["high"])
+    low, high = ("unbounded" if side is None else f"{side:g}" for side in sides)
     limits = "unbounded" if low == high == "unbounded" else f"{low} to {high}"
     return f"{space['shape']} {space['dtype']}, {limits}"
-
-
-def _sides(space: dict[str, Any]) -> tuple[float | None, float | None]:
-    return space["low"], space["high"]

@@ -1,17 +1,23 @@
 """Making one dataset of several, and parts of one."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from offline_meta_rl.data.description import (
+    References,
+    Split,
+    Splits,
+    policy_returns,
+    stage_returns,
+)
 from offline_meta_rl.data.stored import StoredDataset
-from offline_meta_rl.data_tools.formats.native import EpisodeSource
-from offline_meta_rl.data_tools.source import Description
+from offline_meta_rl.data_tools.formats.native import EpisodeSource, Part
 
-Parts = list[list[tuple[StoredDataset, NDArray[np.int64], NDArray[np.int64]]]]
 SHARED = ("environment", "family", "observation_space", "action_space", "horizon", "task_seed")
+"""What datasets must have in common to be merged."""
 
 
 def merged(datasets: Sequence[StoredDataset]) -> EpisodeSource:
@@ -26,7 +32,7 @@ def merged(datasets: Sequence[StoredDataset]) -> EpisodeSource:
     first = datasets[0].manifest
     for dataset in datasets[1:]:
         for name in SHARED:
-            expected, found = getattr(first, name), getattr(dataset.manifest, name)
+            expected, found = vars(first)[name], vars(dataset.manifest)[name]
             if expected != found:
                 raise ValueError(
                     f"{dataset.path}: {name}: expected {expected} as in {datasets[0].path}, found "
@@ -46,15 +52,15 @@ def merged(datasets: Sequence[StoredDataset]) -> EpisodeSource:
         for d in datasets
     ]
     stages = list(dict.fromkeys(stage for d in datasets for stage in d.manifest.stages))
-    parts: Parts = [[] for _ in tasks]
+    parts: list[list[Part]] = [[] for _ in tasks]
     for dataset, place in zip(datasets, places, strict=True):
         renamed = np.asarray([stages.index(name) for name in dataset.manifest.stages])
         task, stage = (dataset.values(f"episodes/{key}") for key in ("task", "stage"))
         for own, new in enumerate(place):
             episodes = np.flatnonzero(task == own)
             parts[new].append((dataset, episodes, renamed[stage[episodes]]))
-    description = Description(
-        **{name: getattr(first, name) for name in SHARED},
+    description = replace(
+        first.without_data(),
         task_parameters=[list(parameters) for parameters in tasks],
         splits=_merged_splits(datasets, places),
         stages=stages,
@@ -64,7 +70,7 @@ def merged(datasets: Sequence[StoredDataset]) -> EpisodeSource:
 
 
 def selected(
-    dataset: StoredDataset, keep: NDArray[np.bool_], origin: dict[str, Any]
+    dataset: StoredDataset, keep: NDArray[np.bool_], origin: Mapping[str, object]
 ) -> EpisodeSource:
     """Return some episodes of a dataset; tasks and stages without any are left out.
 
@@ -82,21 +88,25 @@ def selected(
     task, stage = (dataset.values(f"episodes/{key}") for key in ("task", "stage"))
     tasks, stages = np.unique(task[keep]).tolist(), np.unique(stage[keep]).tolist()
     new_stage = np.searchsorted(stages, stage)
-    parts: Parts = []
+    parts: list[list[Part]] = []
     for index in tasks:
         episodes = np.flatnonzero(keep & (task == index))
         parts.append([(dataset, episodes, new_stage[episodes])])
-    description = Description(
-        **{name: getattr(manifest, name) for name in SHARED},
+    names = [manifest.stages[index] for index in stages]
+    description = replace(
+        manifest.without_data(),
         task_parameters=[manifest.task_parameters[index] for index in tasks],
         splits={
-            name: {part: [tasks.index(t) for t in split[part] if t in tasks] for part in split}
+            name: Split(
+                train=[tasks.index(task) for task in split["train"] if task in tasks],
+                test=[tasks.index(task) for task in split["test"] if task in tasks],
+            )
             for name, split in manifest.splits.items()
         },
-        stages=[manifest.stages[index] for index in stages],
-        reference_returns=_returns_of(manifest.reference_returns, tasks, manifest, stages),
+        stages=names,
+        reference_returns=_returns_of(manifest.reference_returns, tasks, names),
     )
-    return EpisodeSource(description, {"dataset": dataset.checksum} | origin, parts)
+    return EpisodeSource(description, {"dataset": dataset.checksum, **origin}, parts)
 
 
 def chosen_episodes(
@@ -149,9 +159,7 @@ def _data_checksum(dataset: StoredDataset) -> str:
     return " ".join(c for name in sorted(entries) for c in entries[name].checksums)
 
 
-def _merged_splits(
-    datasets: Sequence[StoredDataset], places: list[list[int]]
-) -> dict[str, dict[str, list[int]]]:
+def _merged_splits(datasets: Sequence[StoredDataset], places: list[list[int]]) -> Splits:
     """Return the splits that every dataset has, of the new task numbers."""
     names = [
         n for n in datasets[0].manifest.splits if all(n in d.manifest.splits for d in datasets)
@@ -169,22 +177,22 @@ def _merged_splits(
                         "in the other datasets, found another. Merging would mix train and test "
                         "tasks; make the splits agree."
                     )
-        result[name] = {
-            part: [task for task in sorted(roles) if roles[task][side]]
-            for side, part in enumerate(("train", "test"))
-        }
+        result[name] = Split(
+            train=[task for task in sorted(roles) if roles[task][0]],
+            test=[task for task in sorted(roles) if roles[task][1]],
+        )
     return result
 
 
 def _merged_returns(
     datasets: Sequence[StoredDataset], places: list[list[int]], num_tasks: int
-) -> dict[str, Any]:
+) -> References:
     """Return the reference returns that every dataset has; a task's come from the first with it."""
 
-    def join(tables: list[dict[str, Any]]) -> dict[str, Any]:
+    def join(tables: list[dict[str, list[float]]]) -> dict[str, list[float]]:
         result = {}
         for name in tables[0]:
-            if name == "stages" or any(name not in table for table in tables):
+            if any(name not in table for table in tables):
                 continue
             values: dict[int, float] = {}
             for table, place in zip(tables, places, strict=True):
@@ -193,24 +201,21 @@ def _merged_returns(
             result[name] = [values[task] for task in range(num_tasks)]
         return result
 
-    tables = [dataset.manifest.reference_returns for dataset in datasets]
-    stages = join([table.get("stages", {}) for table in tables])
-    return join(tables) | ({"stages": stages} if stages else {})
+    references = [dataset.manifest.reference_returns for dataset in datasets]
+    stages = join([stage_returns(table) for table in references])
+    merged: References = {**join([policy_returns(table) for table in references])}
+    if stages:
+        merged["stages"] = {**stages}
+    return merged
 
 
-def _returns_of(
-    returns: dict[str, Any], tasks: list[int], manifest: Any, stages: list[int]
-) -> dict[str, Any]:
+def _returns_of(references: References, tasks: list[int], stages: list[str]) -> References:
     """Return the reference returns of some tasks and stages."""
-    kept = {manifest.stages[index] for index in stages}
-    result: dict[str, Any] = {}
-    for name, values in returns.items():
-        if name == "stages":
-            result[name] = {
-                stage: [table[task] for task in tasks]
-                for stage, table in values.items()
-                if stage in kept
-            }
+    result: References = {}
+    for name, values in references.items():
+        if isinstance(values, dict):
+            kept = {stage: own for stage, own in values.items() if stage in stages}
+            result[name] = _returns_of(kept, tasks, stages)
         else:
             result[name] = [values[task] for task in tasks]
     return result

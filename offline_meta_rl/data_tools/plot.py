@@ -3,13 +3,17 @@
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offline_meta_rl.data.stored import StoredDataset
-from offline_meta_rl.data_tools.statistics import Episodes, episode_statistics
+from offline_meta_rl.data_tools.statistics import EpisodeStatistics, episode_statistics
+
+if TYPE_CHECKING:  # matplotlib is imported when something is drawn
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SAMPLE = 4000  # observations of each task
 PIXELS = 16  # images are averaged down to so many a side
@@ -93,7 +97,9 @@ def _averaged(images: NDArray[np.uint8]) -> NDArray[np.float64]:
     return mean
 
 
-def _draw_histogram(figure: Any, axes: Any, episodes: Episodes, num_tasks: int) -> None:
+def _draw_histogram(
+    figure: "Figure", axes: "Axes", episodes: EpisodeStatistics, num_tasks: int
+) -> None:
     low, high = float(episodes.returns.min()), float(episodes.returns.max())
     edges = np.linspace(low, high if high > low else low + 1.0, BINS + 1)
     counts = np.stack(
@@ -110,7 +116,7 @@ def _draw_histogram(figure: Any, axes: Any, episodes: Episodes, num_tasks: int) 
     figure.colorbar(image, ax=axes, shrink=0.8, label="episodes")
 
 
-def _draw_curves(axes: Any, episodes: Episodes, stages: list[str]) -> None:
+def _draw_curves(axes: "Axes", episodes: EpisodeStatistics, stages: list[str]) -> None:
     number = np.concatenate([np.arange(n) for n in np.bincount(episodes.task) if n])
     for index, name in enumerate(stages):
         chosen = episodes.stage == index

@@ -1,6 +1,6 @@
 """Returns and lengths of a dataset's episodes, by task and stage."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from offline_meta_rl.data.stored import StoredDataset
 
 
-class Episodes(NamedTuple):
+class EpisodeStatistics(NamedTuple):
     """What is known of each of E episodes, in the order of task and collection.
 
     Attributes:
@@ -24,7 +24,7 @@ class Episodes(NamedTuple):
     returns: NDArray[np.float64]
 
 
-def episode_statistics(dataset: StoredDataset) -> Episodes:
+def episode_statistics(dataset: StoredDataset) -> EpisodeStatistics:
     """Sum the rewards of every episode, one task at a time."""
     task, stage, start, length = (
         dataset.values(f"episodes/{key}") for key in ("task", "stage", "start", "length")
@@ -37,11 +37,20 @@ def episode_statistics(dataset: StoredDataset) -> Episodes:
         own = task == index
         values = reward[first:stop].astype(np.float64)
         returns[own] = np.add.reduceat(values, start[own] - first)
-    return Episodes(task, stage, length, returns)
+    return EpisodeStatistics(task, stage, length, returns)
 
 
-def summary(values: NDArray) -> dict[str, float]:
-    """Return mean, standard deviation, smallest and largest of some numbers."""
+class Summary(TypedDict):
+    """Mean, standard deviation, smallest and largest of some numbers."""
+
+    mean: float
+    std: float
+    min: float
+    max: float
+
+
+def summary(values: NDArray[np.int64] | NDArray[np.float64]) -> Summary:
+    """Return mean, standard deviation, smallest and largest of numbers [N]."""
     return {
         "mean": float(values.mean()),
         "std": float(values.std()),

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from offline_meta_rl.common.progress import progress_bar
 from offline_meta_rl.data.arrays import checksum
 from offline_meta_rl.data.manifest import EPISODE_KEYS, MANIFEST_FILE, ArrayEntry, Manifest
+from offline_meta_rl.data.source import TaskSource
 from offline_meta_rl.data_tools.episode_checks import (
     DISCOUNT,
     Finding,
@@ -18,7 +19,6 @@ from offline_meta_rl.data_tools.episode_checks import (
     episode_findings,
     task_findings,
 )
-from offline_meta_rl.data_tools.source import TaskSource
 
 __all__ = ["Finding", "validate", "validate_source"]
 
@@ -28,7 +28,7 @@ class _Array(NamedTuple):
 
     name: str
     entry: ArrayEntry
-    values: NDArray[Any]
+    values: NDArray[np.generic]
 
 
 def validate(path: Path) -> list[Finding]:
@@ -56,7 +56,7 @@ def validate(path: Path) -> list[Finding]:
     findings = list(_manifest_findings(manifest))
     chunks = sum(len(entry.checksums) for entry in manifest.arrays.values())
     with progress_bar("Checking", chunks + manifest.num_tasks) as advance:
-        arrays: dict[str, NDArray[Any]] = {}
+        arrays: dict[str, NDArray[np.generic]] = {}
         for name, entry in manifest.arrays.items():
             array, found = _open(path, name, entry)
             findings += found
@@ -66,7 +66,9 @@ def validate(path: Path) -> list[Finding]:
         if set(arrays) != set(manifest.arrays):
             return findings
         broken = list(
-            episode_findings(manifest, {k: arrays[f"episodes/{k}"] for k in EPISODE_KEYS})
+            episode_findings(
+                manifest, {k: arrays[f"episodes/{k}"].astype(np.int64) for k in EPISODE_KEYS}
+            )
         )
         findings += broken
         if not broken:

@@ -1,11 +1,10 @@
 """Task families by name or gymnasium id; importing this package registers them with gymnasium."""
 
 import importlib
-from collections.abc import Mapping
-from typing import Any
 
 import gymnasium
 
+from offline_meta_rl.data.description import Environment
 from offline_meta_rl.envs.base import TaskFamily
 from offline_meta_rl.envs.drawers.family import (
     THREE_DRAWER_LITE,
@@ -44,7 +43,7 @@ for _family, _module in _ENVIRONMENTS.items():
         )
 
 
-def family_of(environment: Mapping[str, Any]) -> TaskFamily:
+def family_of(environment: Environment) -> TaskFamily:
     """Return the task family that a dataset's ``environment`` entry names.
 
     Args:
@@ -64,8 +63,8 @@ def family_of(environment: Mapping[str, Any]) -> TaskFamily:
                     "rewards or dynamics have changed since. Collect the dataset again."
                 )
             return family
-    if environment.get("module"):
-        importlib.import_module(environment["module"])
+    if module := environment.get("module"):
+        importlib.import_module(module)
     return GymnasiumFamily(
         environment["id"],
         num_tasks=environment.get("num_tasks"),

@@ -7,17 +7,24 @@ A action size, P numbers that describe one task, F numbers that tell an agent wh
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from offline_meta_rl.data.contracts import DataSizes
-from offline_meta_rl.data.manifest import box
+from offline_meta_rl.data.description import Description, Space, box, named_splits
 
 Array = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Observations = NDArray[np.float32] | NDArray[np.uint8]
+"""Vectors [N, O] float32, or images [N, C, h, w] uint8."""
+
+Actions = NDArray[np.floating]
+EngineState = dict[str, torch.Tensor]
+"""Everything an engine needs to continue exactly where it is, as checkpoints keep it."""
 
 
 class StepResult(NamedTuple):
@@ -33,7 +40,7 @@ class StepResult(NamedTuple):
         reward_terms: the summands of the reward, each [N], unweighted costs as negative numbers.
     """
 
-    observation: NDArray[Any]
+    observation: Observations
     reward: Array
     terminated: Bools
     truncated: Bools
@@ -46,7 +53,7 @@ class Engine(Protocol):
 
     num_envs: int
 
-    def reset(self, mask: Bools | None = None) -> NDArray[Any]:
+    def reset(self, mask: Bools | None = None) -> Observations:
         """Start a new episode where ``mask`` is true (everywhere if None).
 
         Returns:
@@ -54,15 +61,15 @@ class Engine(Protocol):
         """
         ...
 
-    def step(self, action: NDArray[np.floating[Any]]) -> StepResult:
+    def step(self, action: Actions) -> StepResult:
         """Take one action [N, A], clipped to [-1, 1], in every environment."""
         ...
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> EngineState:
         """Everything needed to continue exactly here, as tensors."""
         ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: EngineState) -> None:
         """Continue where ``state_dict`` was taken."""
         ...
 
@@ -113,11 +120,35 @@ class TaskFamily(ABC):
         """Return an engine with one environment per row of ``parameters`` [N, P]."""
 
     @property
-    def observation_space(self) -> dict[str, Any]:
+    def observation_space(self) -> Space:
         """The entry of the observation space in a dataset's manifest."""
         if self.observation_dtype == "uint8":
-            return box(list(self.observation_shape), "uint8", 0.0, 255.0)
-        return box([self.observation_size], self.observation_dtype, None, None)
+            return box(self.observation_shape, "uint8", 0.0, 255.0)
+        return box([self.observation_size], self.observation_dtype)
+
+    @property
+    def action_space(self) -> Space:
+        """The entry of the action space in a dataset's manifest."""
+        return box([self.action_size], low=-1.0, high=1.0)
+
+    def describe(self, task_seed: int, stages: Sequence[str]) -> Description:
+        """Return what a dataset of all tasks says of them.
+
+        Args:
+            task_seed: Seed of the task parameters.
+            stages: Names of the behaviour stages, poor to expert.
+        """
+        return Description(
+            environment={"id": self.env_id, "version": self.version, "kwargs": {}},
+            family=self.name,
+            observation_space=self.observation_space,
+            action_space=self.action_space,
+            horizon=self.horizon,
+            task_seed=task_seed,
+            task_parameters=self.task_parameters(task_seed).tolist(),
+            splits=named_splits(self.splits),
+            stages=list(stages),
+        )
 
     def sizes(self) -> DataSizes:
         """Return the sizes of what the environments give and take."""

@@ -1,7 +1,7 @@
 """Task families from outside: any gymnasium id whose ``gymnasium.make(id, task=i)`` is task i."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, SupportsInt
 
 import gymnasium
 import numpy as np
@@ -9,9 +9,20 @@ from gymnasium import spaces
 from gymnasium.wrappers import RescaleAction
 from numpy.typing import NDArray
 
-from offline_meta_rl.envs.base import Array, Bools, Engine, StepResult, TaskFamily
+from offline_meta_rl.envs.base import (
+    Actions,
+    Array,
+    Bools,
+    Engine,
+    EngineState,
+    StepResult,
+    TaskFamily,
+)
 
-Split = tuple[tuple[int, ...], tuple[int, ...]]
+TaskSplit = tuple[tuple[int, ...], tuple[int, ...]]
+"""(train tasks, test tasks)."""
+
+VectorEnv = gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]
 
 NO_STATE = (
     "The state of a gymnasium environment cannot be saved in a checkpoint. Train a behaviour agent "
@@ -41,15 +52,16 @@ class GymnasiumFamily(TaskFamily):
         env_id: str,
         *,
         num_tasks: int | None = None,
-        splits: Mapping[str, Split] | None = None,
+        splits: Mapping[str, TaskSplit] | None = None,
         kwargs: Mapping[str, Any] | None = None,
         version: int | None = None,
     ) -> None:
         self.kwargs = dict(kwargs or {})
         self._make_id = env_id
         env = gymnasium.make(env_id, task=0, **self.kwargs)
-        inner = env.unwrapped
-        num_tasks = num_tasks or getattr(inner, "num_tasks", None)
+        num_tasks = num_tasks or _number(env, "num_tasks") or 0
+        version = version or _number(env, "version") or 1
+        declared = _attribute(env, "splits")
         horizon = env.spec.max_episode_steps if env.spec is not None else None
         sizes = [_flat_size(space) for space in (env.observation_space, env.action_space)]
         env.close()
@@ -60,13 +72,15 @@ class GymnasiumFamily(TaskFamily):
         ):
             if not value:
                 raise ValueError(f"{env_id} is no task family yet: expected {what}, found none.")
-        everything = tuple(range(int(num_tasks)))  # type: ignore[arg-type]
-        splits = splits or getattr(inner, "splits", None) or {"default": (everything, everything)}
+        everything = tuple(range(num_tasks))
+        if not splits:
+            own = declared if isinstance(declared, Mapping) else None
+            splits = own or {"default": (everything, everything)}
         # These are class variables of the built-in families; here each instance has its own.
         vars(self).update(
             name=env_id.rsplit(":", 1)[-1].replace("/", "_"),
             env_id=env_id.rsplit(":", 1)[-1],
-            version=version or getattr(inner, "version", 1),
+            version=version,
             num_tasks=len(everything),
             horizon=horizon,
             observation_size=sizes[0],
@@ -82,9 +96,9 @@ class GymnasiumFamily(TaskFamily):
         """The task as a one-hot vector, [N, T]."""
         return np.eye(self.num_tasks, dtype=np.float32)[parameters[:, 0].astype(np.int64)]
 
-    def make_env(self, task: int) -> gymnasium.Env[Any, Any]:
+    def make_env(self, task: int) -> VectorEnv:
         """Return one task, its actions rescaled to [-1, 1] where they are not."""
-        env: gymnasium.Env[Any, Any] = gymnasium.make(self._make_id, task=task, **self.kwargs)
+        env: VectorEnv = gymnasium.make(self._make_id, task=task, **self.kwargs)
         box = env.action_space
         assert isinstance(box, spaces.Box)
         if (box.low != -1.0).any() or (box.high != 1.0).any():
@@ -117,7 +131,7 @@ class GymnasiumEngine:
         self._started = True
         return self._observation.copy()
 
-    def step(self, action: NDArray[np.floating[Any]]) -> StepResult:
+    def step(self, action: Actions) -> StepResult:
         """Take one action [N, A], clipped to [-1, 1], in every environment."""
         clipped = np.clip(action, -1.0, 1.0).astype(np.float32)
         reward = np.zeros(self.num_envs)
@@ -137,7 +151,7 @@ class GymnasiumEngine:
             reward_terms={"task": reward},
         )
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> EngineState:
         """Refuse: gymnasium has no way to read an environment's state.
 
         Raises:
@@ -145,7 +159,7 @@ class GymnasiumEngine:
         """
         raise RuntimeError(NO_STATE)
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: EngineState) -> None:
         """Refuse, as ``state_dict`` does.
 
         Raises:
@@ -159,6 +173,18 @@ class GymnasiumEngine:
             env.close()
 
 
-def _flat_size(space: spaces.Space[Any]) -> int | None:
+def _attribute(env: gymnasium.Env, name: str) -> object:
+    """Return an attribute of the environment, whatever wraps it; None if it has no such."""
+    inner = env.unwrapped
+    return inner.get_wrapper_attr(name) if inner.has_wrapper_attr(name) else None
+
+
+def _number(env: gymnasium.Env, name: str) -> int | None:
+    """Return such an attribute where it is a whole number."""
+    value = _attribute(env, name)
+    return int(value) if isinstance(value, SupportsInt) else None
+
+
+def _flat_size(space: spaces.Space) -> int | None:
     """Return the size of a one-dimensional box, None for any other space."""
     return space.shape[0] if isinstance(space, spaces.Box) and len(space.shape) == 1 else None

@@ -5,23 +5,24 @@ Dense reward: minus the distance to the goal; sparse reward: 1 - distance within
 else 0. Horizon 20; an action of length 1 per axis moves 0.1 m. As in PEARL (Rakelly et al., 2019).
 """
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import gymnasium
 import numpy as np
 import torch
-from gymnasium import spaces
 from numpy.typing import NDArray
 
 from offline_meta_rl.envs.base import (
+    Actions,
     Array,
     Bools,
     Engine,
+    EngineState,
     StepResult,
     TaskFamily,
     generator_from,
     held_out_split,
 )
+from offline_meta_rl.envs.task_env import Info, TaskEnv
 
 STEP = 0.1
 GOAL_RADIUS = 0.2
@@ -91,7 +92,7 @@ class PointRobotEngine:
         self.elapsed[mask] = 0
         return self.position.astype(np.float32)
 
-    def step(self, action: NDArray[np.floating[Any]]) -> StepResult:
+    def step(self, action: Actions) -> StepResult:
         """Move every robot by its action [N, 2], clipped to [-1, 1], times 0.1 m."""
         self.position = self.position + STEP * np.clip(action, -1.0, 1.0)
         self.elapsed += 1
@@ -106,7 +107,7 @@ class PointRobotEngine:
             reward_terms={"task": reward},
         )
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> EngineState:
         """Positions, clocks and the generator of initial positions, as tensors."""
         return {
             "position": torch.from_numpy(self.position.copy()),
@@ -114,7 +115,7 @@ class PointRobotEngine:
             "generator": self._generator.get_state(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: EngineState) -> None:
         """Continue where ``state_dict`` was taken."""
         self.position = state["position"].numpy().copy()
         self.elapsed = state["elapsed"].numpy().copy()
@@ -124,7 +125,7 @@ class PointRobotEngine:
         """Nothing to release."""
 
 
-class PointRobotEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
+class PointRobotEnv(TaskEnv[PointRobot, np.float32]):
     """One task of the point robot as a gymnasium environment.
 
     Args:
@@ -135,7 +136,7 @@ class PointRobotEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         render_mode: None or ``rgb_array``.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012
 
     def __init__(
         self,
@@ -145,18 +146,12 @@ class PointRobotEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         task_parameters: Array | None = None,
         render_mode: str | None = None,
     ) -> None:
-        if task_parameters is None:
-            task_parameters = family.parameters_of(task, task_seed)
-        self.family = family
-        self.parameters = np.asarray(task_parameters, dtype=np.float64)[None]
+        super().__init__(family, task, task_seed, task_parameters, render_mode)
         self.position: Array = np.zeros(2)
-        self.render_mode = render_mode
-        self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
-        self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        self, *, seed: int | None = None, options: Info | None = None
+    ) -> tuple[NDArray[np.float32], Info]:
         """Start near the origin."""
         super().reset(seed=seed)
         self.position = START_NOISE * self.np_random.uniform(-1.0, 1.0, 2)
@@ -164,17 +159,15 @@ class PointRobotEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     def step(
         self, action: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    ) -> tuple[NDArray[np.float32], float, bool, bool, Info]:
         """Move by ``action`` [2], clipped to [-1, 1], times 0.1 m; gymnasium limits the time."""
         clipped = np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
         self.position = self.position + STEP * clipped
         reward = float(self.family.reward(self.position[None], self.parameters)[0])
         return self.position.astype(np.float32), reward, False, False, {}
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def frame(self) -> NDArray[np.uint8]:
         """Draw the robot (dark) and the goal (green) on a square of 96 pixels."""
-        if self.render_mode is None:
-            return None
         axis = np.linspace(-1.3, 1.3, 96)
         grid = np.stack(np.meshgrid(axis, axis[::-1]), axis=-1)
         frame = np.full((96, 96, 3), 245, dtype=np.uint8)

@@ -9,10 +9,13 @@ import os
 import subprocess
 import sys
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import mujoco  # imported when something is to be rendered
 
 GL_LIBRARIES = (
     "the system library for EGL or OSMesa (Debian: libegl1 and libegl-mesa0, or libosmesa6)"
@@ -60,6 +63,16 @@ def _works(name: str) -> bool:
     return done.returncode == 0
 
 
+class GlContext(Protocol):
+    """What EGL's and OSMesa's contexts have in common."""
+
+    def make_current(self) -> None:
+        """Draw into this context from now on, on this thread."""
+
+    def free(self) -> None:
+        """Let go of it."""
+
+
 class Camera:
     """Draws a model from one place; belongs to the thread that makes it.
 
@@ -77,7 +90,7 @@ class Camera:
 
     def __init__(
         self,
-        model: Any,
+        model: "mujoco.MjModel",
         size: int,
         *,
         azimuth: float,
@@ -85,8 +98,9 @@ class Camera:
         distance: float,
         lookat: tuple[float, float, float],
     ) -> None:
-        mujoco: Any = importlib.import_module("mujoco")
-        self._mujoco, self._model = mujoco, model
+        import mujoco
+
+        self._model = model
         self._view, self._options = mujoco.MjvCamera(), mujoco.MjvOption()
         self._view.azimuth, self._view.elevation = azimuth, elevation
         self._view.distance, self._view.lookat = distance, lookat
@@ -98,18 +112,20 @@ class Camera:
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._renderer)
         _open_cameras.add(self)
 
-    def picture(self, data: Any) -> NDArray[np.uint8]:
+    def picture(self, data: "mujoco.MjData") -> NDArray[np.uint8]:
         """Return a view [size, size, 3] of a ``mujoco.MjData`` whose kinematics are up to date.
 
         The next call overwrites it.
         """
-        everything = self._mujoco.mjtCatBit.mjCAT_ALL
-        self._mujoco.mjv_updateScene(
+        import mujoco
+
+        everything = mujoco.mjtCatBit.mjCAT_ALL
+        mujoco.mjv_updateScene(
             self._model, data, self._options, None, self._view, everything, self._scene
         )
         self._gl.make_current()
-        self._mujoco.mjr_render(self._area, self._scene, self._renderer)
-        self._mujoco.mjr_readPixels(self._pixels, None, self._area, self._renderer)
+        mujoco.mjr_render(self._area, self._scene, self._renderer)
+        mujoco.mjr_readPixels(self._pixels, None, self._area, self._renderer)
         return self._pixels[::-1]
 
     def close(self) -> None:
@@ -123,7 +139,7 @@ class Camera:
 _open_cameras: "weakref.WeakSet[Camera]" = weakref.WeakSet()
 
 
-def _open_context(size: int) -> Any:
+def _open_context(size: int) -> GlContext:
     """Return a current context.
 
     Raises:
@@ -132,7 +148,7 @@ def _open_context(size: int) -> Any:
     problem = "found neither"
     if use_working_gl(display=False):
         try:
-            context = importlib.import_module("mujoco.gl_context").GLContext(size, size)
+            context: GlContext = importlib.import_module("mujoco.gl_context").GLContext(size, size)
             context.make_current()
         except Exception as error:
             name = os.environ.get("MUJOCO_GL")

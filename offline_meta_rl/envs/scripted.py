@@ -4,7 +4,7 @@ Shapes: N environments, X numbers of the state, D drawers, P numbers that descri
 """
 
 from abc import abstractmethod
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from offline_meta_rl.envs.base import Array, Bools, Engine, TaskFamily
 
 
+@runtime_checkable
 class StateEngine(Engine, Protocol):
     """An engine whose agents see images, and whose scripts see what they are images of."""
 

@@ -6,26 +6,20 @@ tasks, E episodes, B transitions of context, P numbers that describe a task, O/A
 size.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from tensordict import TensorDict
-from torch import Tensor
 
 from offline_meta_rl.envs.base import Array, TaskFamily
+from offline_meta_rl.evaluation.contracts import AdaptTasks, NoisyPolicy, Policy
 from offline_meta_rl.evaluation.protocol import EvaluationResult, Protocol, normalised_return
 from offline_meta_rl.evaluation.rollout import Act, run_episodes
 
 __all__ = ["AdaptTasks", "EvaluationResult", "Policy", "Protocol", "evaluate", "normalised_return"]
-
-Policy = Callable[[Tensor], Tensor]
-"""Maps observations [T, E, O] to mean actions [T, E, A]; an attribute ``sigma`` is its noise."""
-
-AdaptTasks = Callable[[TensorDict, int], Policy]
-"""Adapts to the contexts of T tasks, [T, B], with a number of inner steps; 0 leaves the policy."""
 
 
 def evaluate(
@@ -105,6 +99,7 @@ def _act(
 ) -> Act:
     """Join V policies of T tasks into one function of all V T E environments."""
     generator = torch.Generator().manual_seed(protocol.seed)
+    sigma = torch.tensor(_sigmas(policies)) if protocol.stochastic else None
 
     @torch.no_grad()
     def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -112,8 +107,7 @@ def _act(
         action = torch.stack(
             [policy(rows) for policy, rows in zip(policies, inputs, strict=True)]
         ).to("cpu", torch.float32)
-        if protocol.stochastic:
-            sigma = torch.tensor([float(policy.sigma) for policy in policies])  # type: ignore[attr-defined]
+        if sigma is not None:
             noise = torch.randn(action.shape, generator=generator)
             action = action + sigma[:, None, None, None] * noise
         if not torch.isfinite(action).all():
@@ -124,6 +118,17 @@ def _act(
         return np.asarray(action.flatten(0, 2).numpy())
 
     return act
+
+
+def _sigmas(policies: Sequence[Policy]) -> list[float]:
+    """Return the standard deviations of the policies' noise, [V]."""
+    sigmas = [float(policy.sigma) for policy in policies if isinstance(policy, NoisyPolicy)]
+    if len(sigmas) < len(policies):
+        raise TypeError(
+            "Sampled actions need policies with an attribute sigma, found one without. Set "
+            "stochastic to false."
+        )
+    return sigmas
 
 
 @contextmanager

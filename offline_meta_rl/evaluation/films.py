@@ -8,7 +8,7 @@ import importlib
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import gymnasium
 import numpy as np
@@ -21,13 +21,14 @@ from offline_meta_rl.envs.base import TaskFamily
 from offline_meta_rl.envs.gymnasium_family import GymnasiumFamily
 from offline_meta_rl.envs.locomotion.family import LocomotionFamily
 from offline_meta_rl.envs.rendering import GL_LIBRARIES, use_working_gl
+from offline_meta_rl.networks.policy import BatchedPolicy
 
 Frames = NDArray[np.uint8]
 LABEL_HEIGHT = 16
 
 
 def film_adaptation(
-    adapt_tasks: Callable[[TensorDict, int], Any],
+    adapt_tasks: Callable[[TensorDict, int], BatchedPolicy],
     context: TensorDict,
     family: TaskFamily,
     task: int,
@@ -53,7 +54,7 @@ def film_adaptation(
         The film's path; None where it could not be made, after one warning.
     """
     try:
-        imageio: Any = importlib.import_module("imageio.v3")
+        imageio = importlib.import_module("imageio.v3")
         if not use_working_gl() and isinstance(family, LocomotionFamily):
             raise RuntimeError("neither EGL nor OSMesa can render on this machine")
         films = {}
@@ -78,7 +79,7 @@ def warn_of_no_film(error: Exception) -> None:
     )
 
 
-def film_episode(env: Any, policy: nn.Module, *, seed: int) -> Frames:
+def film_episode(env: gymnasium.Env, policy: nn.Module, *, seed: int) -> Frames:
     """Return the frames [H, height, width, 3] of one episode with mean actions.
 
     Args:
@@ -87,15 +88,20 @@ def film_episode(env: Any, policy: nn.Module, *, seed: int) -> Frames:
         seed: of the initial state.
     """
     observation, _ = env.reset(seed=seed)
-    frames, ended = [env.render()], False
+    frames, ended = [_frame(env)], False
     while not ended:
         with torch.no_grad():
             inputs = torch.as_tensor(np.asarray(observation), dtype=torch.float32)
             action = policy(inputs[None])[0].clamp(-1.0, 1.0).numpy()
         observation, _, terminated, truncated, _ = env.step(action)
-        frames.append(env.render())
+        frames.append(_frame(env))
         ended = terminated or truncated
     return np.stack(frames)
+
+
+def _frame(env: gymnasium.Env) -> Frames:
+    """Return the state as a picture [height, width, 3]."""
+    return np.asarray(env.render(), dtype=np.uint8)
 
 
 def side_by_side(films: dict[str, Frames]) -> Frames:
@@ -121,7 +127,7 @@ def banner(text: str, width: int) -> Frames:
     return np.asarray(image, dtype=np.uint8)
 
 
-def _make_env(family: TaskFamily, task: int, task_seed: int) -> gymnasium.Env[Any, Any]:
+def _make_env(family: TaskFamily, task: int, task_seed: int) -> gymnasium.Env:
     if isinstance(family, GymnasiumFamily):
         rendered = GymnasiumFamily(
             family.env_id,
@@ -132,7 +138,7 @@ def _make_env(family: TaskFamily, task: int, task_seed: int) -> gymnasium.Env[An
     return gymnasium.make(family.env_id, task=task, task_seed=task_seed, render_mode="rgb_array")
 
 
-def write_film(imageio: Any, frames: Frames, speed: int, path: Path) -> Path:
+def write_film(imageio: ModuleType, frames: Frames, speed: int, path: Path) -> Path:
     """Write frames [H, height, width, 3] as ``.mp4``, or ``.gif`` where there is no ffmpeg.
 
     Args:

@@ -9,48 +9,74 @@ from tensordict import TensorDict
 
 from offline_meta_rl.common.provenance import code_commit, global_seed
 from offline_meta_rl.common.settings import to_plain
+from offline_meta_rl.common.trainer import attributes_of
+from offline_meta_rl.data.description import policy_returns
+from offline_meta_rl.evaluation.contracts import Adapts, Described, EvaluationData, HasHparams
 from offline_meta_rl.evaluation.protocol import EvaluationResult, Protocol
 from offline_meta_rl.evaluation.result_files import Origin
 
 
 def datamodule_of(trainer: lightning.Trainer) -> Any:
     """Return the trainer's datamodule; None if it has none."""
-    return getattr(trainer, "datamodule", None)
+    return attributes_of(trainer).datamodule
 
 
-def check_datamodule(datamodule: Any) -> None:
-    """Check that a datamodule has what an evaluation needs.
+def evaluation_data(trainer: lightning.Trainer) -> EvaluationData:
+    """Return the trainer's datamodule; see ``check_datamodule``."""
+    return check_datamodule(datamodule_of(trainer))
+
+
+def check_datamodule(datamodule: object) -> EvaluationData:
+    """Return a datamodule that has what an evaluation needs.
 
     Raises:
         TypeError: a datamodule that has no task dataset.
     """
-    if not all(hasattr(datamodule, name) for name in ("dataset", "family", "context")):
+    if not isinstance(datamodule, EvaluationData):
         raise TypeError(
             "The Evaluate callback needs a datamodule with dataset, family and context, such as "
             f"TaskBuffers; found {type(datamodule).__name__}. Remove the callback or pass another "
-            "datamodule."
+            "datamodule. EvaluationData in offline_meta_rl.evaluation.contracts lists all members."
         )
+    return datamodule
 
 
-def evaluated_tasks(datamodule: Any, protocol: Protocol) -> list[int]:
+def evaluated_method(module: object) -> Adapts:
+    """Return a module as a method that adapts.
+
+    Raises:
+        TypeError: it does not adapt.
+    """
+    if not isinstance(module, Adapts):
+        raise TypeError(
+            "The Evaluate callback needs a method with adapt_tasks, such as Macaw; found "
+            f"{type(module).__name__}. Remove the callback or train another method."
+        )
+    return module
+
+
+def evaluated_tasks(datamodule: EvaluationData, protocol: Protocol) -> list[int]:
     """Return the tasks of the datamodule's dataset that the protocol names."""
     manifest = datamodule.dataset.manifest
-    return protocol.task_indices(manifest.splits, len(manifest.task_parameters))
+    return protocol.of_split(datamodule.split).task_indices(manifest.splits, manifest.num_tasks)
 
 
-def contexts_of(datamodule: Any, protocol: Protocol) -> TensorDict:
+def contexts_of(datamodule: EvaluationData, protocol: Protocol) -> TensorDict:
     """Return the contexts [T, B] of the evaluated tasks."""
-    contexts: TensorDict = datamodule.context(
+    return datamodule.context(
         evaluated_tasks(datamodule, protocol),
         protocol.context_size,
         seed=protocol.seed,
         slice=protocol.context_slice,
     )
-    return contexts
 
 
 def measure(
-    method: Any, datamodule: Any, protocol: Protocol, *, num_threads: int | None = None
+    method: Adapts,
+    datamodule: EvaluationData,
+    protocol: Protocol,
+    *,
+    num_threads: int | None = None,
 ) -> EvaluationResult:
     """Measure returns of a method on the tasks that a protocol names.
 
@@ -65,8 +91,7 @@ def measure(
     manifest, tasks = datamodule.dataset.manifest, evaluated_tasks(datamodule, protocol)
     references = {
         name: np.asarray(returns, dtype=np.float64)[tasks]
-        for name, returns in manifest.reference_returns.items()
-        if name != "stages"
+        for name, returns in policy_returns(manifest.reference_returns).items()
     }
     training = method.training
     method.eval()
@@ -77,7 +102,7 @@ def measure(
             datamodule.family,
             np.asarray(manifest.task_parameters, dtype=np.float64)[tasks],
             references,
-            protocol,
+            protocol.of_split(datamodule.split),
             tasks=tasks,
             num_threads=num_threads,
         )
@@ -85,7 +110,9 @@ def measure(
         method.train(training)
 
 
-def film_first_task(method: Any, datamodule: Any, protocol: Protocol, path: Path) -> None:
+def film_first_task(
+    method: Adapts, datamodule: EvaluationData, protocol: Protocol, path: Path
+) -> None:
     """Film the first evaluated task before and after adaptation, side by side."""
     from offline_meta_rl.evaluation.films import film_adaptation  # imports the simulators
 
@@ -101,7 +128,7 @@ def film_first_task(method: Any, datamodule: Any, protocol: Protocol, path: Path
     )
 
 
-def describe_run(method: Any, datamodule: Any, step: int) -> Origin:
+def describe_run(method: HasHparams, datamodule: Described, step: int) -> Origin:
     """Return where a result comes from: method, data, configuration, seed and code."""
     dataset = datamodule.dataset
     return {

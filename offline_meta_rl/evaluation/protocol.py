@@ -3,12 +3,16 @@
 Shapes: T evaluated tasks, E episodes of each.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, TypedDict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+
+from offline_meta_rl.common.settings import check_at_least
+from offline_meta_rl.data.contracts import BufferSlice
+from offline_meta_rl.data.description import Splits
 
 Array = NDArray[np.float64]
 
@@ -20,42 +24,39 @@ class Protocol:
     """How a return is measured.
 
     Attributes:
-        split: name of the task split in the dataset.
+        split: Name of the task split in the dataset; None for the one the method is trained on.
         tasks: ``test`` or ``train`` tasks of the split, or task indices.
         context_source: ``own``, or ``other``: each task adapts on the context of the next evaluated
             task, the control that shows whether the context matters.
-        context_size: transitions of context for each task, drawn without replacement.
-        context_slice: part of the dataset that context comes from, in the datamodule's own terms;
-            None for all of it.
-        adaptation_steps: numbers of inner steps; the first one is "after adaptation".
-        episodes: episodes for each task and number of inner steps.
-        stochastic: sample actions instead of taking the mean action.
-        seed: of contexts, initial states and action noise.
+        context_size: Transitions of context for each task, drawn without replacement.
+        context_slice: Part of the dataset that contexts come from: first, middle or last rows of
+            each task, or a list of behaviour stages; None for that of inner batches.
+        adaptation_steps: Numbers of inner steps; the first one is "after adaptation".
+        episodes: Episodes for each task and number of inner steps.
+        stochastic: Sample actions instead of taking the mean action.
+        seed: Seed of contexts, initial states and action noise.
+
+    Raises:
+        ValueError: names the field, what it may be and what it is.
     """
 
-    split: str = "default"
-    tasks: str | Sequence[int] = "test"
-    context_source: str = "own"
+    split: str | None = None
+    tasks: str | list[int] = "test"
+    context_source: Literal["own", "other"] = "own"
     context_size: int = 256
-    context_slice: Any = None
+    context_slice: BufferSlice | list[str] | None = None
     adaptation_steps: Sequence[int] = (1,)
     episodes: int = 10
     stochastic: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ValueError: names the field, what it may be and what it is.
-        """
+        """Check the values that need no dataset to be found wrong."""
         if self.context_source not in CONTEXT_SOURCES:
             raise ValueError(
                 f"context_source must be one of {CONTEXT_SOURCES}, found {self.context_source!r}."
             )
-        for name in ("context_size", "episodes"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, found {getattr(self, name)}.")
+        check_at_least(self, 1, "context_size", "episodes")
         steps = list(self.adaptation_steps)
         if not steps or min(steps) < 1 or len(set(steps)) < len(steps):
             raise ValueError(
@@ -63,9 +64,11 @@ class Protocol:
                 "0 is always evaluated, as before_adaptation."
             )
 
-    def task_indices(
-        self, splits: Mapping[str, Mapping[str, Sequence[int]]], num_tasks: int
-    ) -> list[int]:
+    def of_split(self, default: str) -> "Protocol":
+        """Return this protocol with a split, ``default`` where it names none."""
+        return replace(self, split=self.split or default)
+
+    def task_indices(self, splits: Splits, num_tasks: int) -> list[int]:
         """Return the evaluated tasks.
 
         Args:
@@ -75,14 +78,16 @@ class Protocol:
         Raises:
             ValueError: unknown split, set of tasks or task.
         """
-        if self.split not in splits:
-            raise ValueError(f"Unknown split {self.split!r}: expected one of {sorted(splits)}.")
+        name = self.split or "default"
+        if name not in splits:
+            raise ValueError(f"Unknown split {name!r}: expected one of {sorted(splits)}.")
+        split = splits[name]
         if isinstance(self.tasks, str):
             if self.tasks not in ("train", "test"):
                 raise ValueError(
                     f"tasks must be 'train', 'test' or a list of indices, found {self.tasks!r}."
                 )
-            return list(splits[self.split][self.tasks])
+            return list(split["train"] if self.tasks == "train" else split["test"])
         unknown = [task for task in self.tasks if not 0 <= task < num_tasks]
         if unknown or not self.tasks:
             raise ValueError(

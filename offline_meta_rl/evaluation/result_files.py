@@ -6,6 +6,7 @@ In the files NaN is null. Files of earlier versions may lack what was added late
 from typing import NotRequired, TypedDict
 
 from offline_meta_rl.common.files import Json
+from offline_meta_rl.data.description import Environment
 from offline_meta_rl.evaluation.protocol import ResultContent
 
 
@@ -31,7 +32,7 @@ class Origin(TypedDict):
 
     global_step: int
     method: str
-    environment: dict[str, Json]
+    environment: Environment
     dataset_checksum: str
     seed: int | None
     commit: str | None

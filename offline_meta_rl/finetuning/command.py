@@ -14,12 +14,13 @@ import numpy as np
 import torch
 
 from offline_meta_rl.common.interruption import Interrupted, StopRequest
+from offline_meta_rl.common.settings import to_plain
 from offline_meta_rl.evaluation.evaluate import fixed_seed
 from offline_meta_rl.evaluation.measure import contexts_of, describe_run, evaluated_tasks
 from offline_meta_rl.evaluation.protocol import Protocol
 from offline_meta_rl.evaluation.result_files import Origin
 from offline_meta_rl.finetuning.bar import FineTuningBar
-from offline_meta_rl.finetuning.learner import FineTunes, SimulatedTasks
+from offline_meta_rl.finetuning.learner import FineTunes, FineTuningData
 from offline_meta_rl.finetuning.loop import FineTuning
 from offline_meta_rl.finetuning.result import FineTuningResult, Outputs, result_of, write_result
 from offline_meta_rl.finetuning.settings import FineTuningSettings, check_options
@@ -29,7 +30,7 @@ from offline_meta_rl.finetuning.summary import mean_return
 
 def fine_tune(
     method: FineTunes,
-    data: SimulatedTasks,
+    data: FineTuningData,
     settings: FineTuningSettings,
     outputs: Outputs,
     *,
@@ -79,17 +80,17 @@ class _Task:
     """What is fine-tuned, on what."""
 
     method: FineTunes
-    data: SimulatedTasks
+    data: FineTuningData
     settings: FineTuningSettings
     protocol: Protocol
     tasks: list[int]
 
     @classmethod
-    def of(cls, method: FineTunes, data: SimulatedTasks, settings: FineTuningSettings) -> "_Task":
+    def of(cls, method: FineTunes, data: FineTuningData, settings: FineTuningSettings) -> "_Task":
         """Check the settings against method and data."""
         check_options(settings.learner or {}, learner_options(method), type(method).__name__)
         protocol = Protocol(
-            split=settings.split or str(data.hparams.get("split", "default")),
+            split=settings.split or data.split,
             tasks=settings.tasks,
             context_size=settings.context_size,
             context_slice=settings.context_slice,
@@ -106,7 +107,7 @@ class _Task:
             **schedule,
             "learner": dict(self.settings.learner or {}),
             "tasks": self.tasks,
-            "context_slice": self.settings.context_slice,
+            "context_slice": to_plain(self.settings.context_slice),
             "weights": weights_digest(self.method.state_dict()),
             "dataset": self.data.dataset.checksum,
         }
@@ -140,7 +141,7 @@ class _Task:
             data.family,
             parameters[self.tasks],
             settings,
-            discount=float(data.hparams["discount"]),
+            discount=data.discount,
             context=kept.to(device),
             num_threads=settings.num_threads,
         )

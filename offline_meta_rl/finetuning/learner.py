@@ -7,16 +7,13 @@ environments of each, B transitions, H steps, O/A observation/action size.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from offline_meta_rl.data.contracts import HasContexts
+from offline_meta_rl.evaluation.contracts import EvaluationData
 from offline_meta_rl.finetuning.replay import Columns, OnlineReplay
-
-if TYPE_CHECKING:
-    from offline_meta_rl.envs.base import TaskFamily  # imports the simulators
 
 
 def cannot_be_fine_tuned(method: str) -> TypeError:
@@ -121,24 +118,15 @@ class FineTunes(Protocol):
 
 
 @runtime_checkable
-class SimulatedTasks(HasContexts, Protocol):
-    """A datamodule whose tasks can be simulated too; look at ``TaskBuffers``.
-
-    Attributes:
-        family: Makes the environments of the tasks.
-        hparams: What it was built with; ``discount``, and perhaps ``split``, among them.
-    """
+class FineTuningData(EvaluationData, Protocol):
+    """A datamodule on whose tasks a method can be fine-tuned; look at ``TaskBuffers``."""
 
     @property
-    def family(self) -> "TaskFamily":
-        """See the class."""
-
-    @property
-    def hparams(self) -> Mapping[str, Any]:
-        """See the class."""
+    def discount(self) -> float:
+        """Discount per step of returns to go."""
 
 
-def checked(method: object, data: object) -> tuple[FineTunes, SimulatedTasks]:
+def checked(method: object, data: object) -> tuple[FineTunes, FineTuningData]:
     """Return a method and its data once they are known to have what a fine-tuning asks of them.
 
     Raises:
@@ -146,7 +134,7 @@ def checked(method: object, data: object) -> tuple[FineTunes, SimulatedTasks]:
     """
     if not isinstance(method, FineTunes):
         raise cannot_be_fine_tuned(type(method).__name__)
-    if not isinstance(data, SimulatedTasks):
+    if not isinstance(data, FineTuningData):
         raise TypeError(
             "Fine-tuning needs a datamodule with dataset, family and context, such as TaskBuffers; "
             f"found {type(data).__name__}. Pass another one with --data."

@@ -4,9 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from offline_meta_rl.common.files import Json
-
-Slice = dict[str, int | float | str] | list[str]
-"""Part of a dataset, in the datamodule's own terms."""
+from offline_meta_rl.data.contracts import BufferSlice
 
 Setting = bool | int | float | str | None
 NOT_OF_THE_SCHEDULE = frozenset(
@@ -27,7 +25,8 @@ class FineTuningSettings:
         tasks: "test" or "train" tasks of the split, or a list of task indices.
         split: Name of the task split. By default the one that the data have in the run's config.
         context_size: Transitions of offline data to adapt on first.
-        context_slice: Part of the dataset that these come from, in the datamodule's own terms.
+        context_slice: Part of the dataset that these come from: first, middle or last rows of each
+            task, or a list of behaviour stages.
         adaptation_steps: Gradient steps of this adaptation.
         keep_context: Keep the context in the replay. The paper does not say; the authors' code
             starts with an empty replay.
@@ -54,7 +53,7 @@ class FineTuningSettings:
     tasks: str | list[int] = "test"
     split: str | None = None
     context_size: int = 256
-    context_slice: Slice | None = None
+    context_slice: BufferSlice | list[str] | None = None
     adaptation_steps: int = 1
     keep_context: bool = False
     warmup_episodes: int = 26

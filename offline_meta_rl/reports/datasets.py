@@ -8,6 +8,7 @@ import torch
 
 from offline_meta_rl.behaviour.collect import collect, default_dataset_path
 from offline_meta_rl.data.dataset import TaskDataset
+from offline_meta_rl.data.description import policy_returns, stage_returns
 from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.reports.tables import markdown_table
 
@@ -37,8 +38,7 @@ def dataset_table(dataset: TaskDataset) -> str:
     manifest = dataset.manifest
     references = {
         name: torch.tensor(values, dtype=torch.float64).mean().item()
-        for name, values in manifest.reference_returns.items()
-        if name != "stages"
+        for name, values in policy_returns(manifest.reference_returns).items()
     }
     random, best = references["random"], references["best_behaviour"]
     returns = dataset.returns_to_go(1.0)[dataset.episodes["start"]]
@@ -48,7 +48,7 @@ def dataset_table(dataset: TaskDataset) -> str:
         return f"{round((value - random) / (best - random), 2) + 0.0:.2f}"  # no -0.00
 
     for index, name in enumerate(manifest.stages):
-        mean = float(torch.tensor(manifest.reference_returns["stages"][name]).mean())
+        mean = float(torch.tensor(stage_returns(manifest.reference_returns)[name]).mean())
         chosen = dataset.episodes["stage"] == index
         sampled = float(returns[chosen].mean())
         length = float(dataset.episodes["length"][chosen].float().mean())
@@ -60,8 +60,10 @@ def dataset_table(dataset: TaskDataset) -> str:
             rows.append([label, f"{value:.1f}", share(value), "", "", ""])
     text = markdown_table(HEADER, rows)
     if "success" in references:
-        shares = ", ".join(f"{value:.1%}" for value in manifest.reference_returns["success"])
+        shares = ", ".join(
+            f"{value:.1%}" for value in policy_returns(manifest.reference_returns)["success"]
+        )
         text += f"\n\nEpisodes of the script that succeed, by task: {shares}."
-    worst = min(manifest.reference_returns["best_behaviour"])
+    worst = min(policy_returns(manifest.reference_returns)["best_behaviour"])
     fewest = min(manifest.num_transitions)
     return f"{text}\n\nBest stage on its worst task: {worst:.1f}. Transitions per task: {fewest}+."

@@ -4,7 +4,6 @@ import errno
 import multiprocessing
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +14,9 @@ from offline_meta_rl.behaviour.collect import (
     collect,
     collect_task,
     default_dataset_path,
-    whole_episodes,
 )
+from offline_meta_rl.behaviour.collection import Collection
+from offline_meta_rl.behaviour.episodes import Episode, usable_episodes
 from offline_meta_rl.behaviour.policy import load_behaviour
 from offline_meta_rl.behaviour.untrained import WithUntrained
 from offline_meta_rl.data.dataset import TaskDataset
@@ -43,7 +43,7 @@ def family() -> SmallRobot:
 
 def small(family: PointRobot, path: Path, seed: int = 0) -> Path:
     """Collect quickly."""
-    return collect(family, path, seed=seed, transitions_per_stage=QUOTA, progress=False)
+    return collect(family, path, Collection(seed=seed, transitions_per_stage=QUOTA))
 
 
 def assert_same_data(first: Path, second: Path) -> None:
@@ -112,7 +112,7 @@ def test_interrupted_collection_resumes_with_equal_data(
     whole = small(family, tmp_path / "whole")
     path, done = tmp_path / "data", []
 
-    def interrupted(*args: object, **kwargs: object) -> list[module.Episode]:
+    def interrupted(*args: object, **kwargs: object) -> list[Episode]:
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(1)
@@ -125,7 +125,7 @@ def test_interrupted_collection_resumes_with_equal_data(
     monkeypatch.undo()
     counted: list[int] = []
 
-    def counting(*args: object, **kwargs: object) -> list[module.Episode]:
+    def counting(*args: object, **kwargs: object) -> list[Episode]:
         counted.append(1)
         return collect_task(*args, **kwargs)  # type: ignore[arg-type]
 
@@ -206,12 +206,12 @@ def test_diverged_episodes_are_dropped() -> None:
         terminated=column.astype(bool),
         truncated=column.astype(bool),
     )
-    (kept,) = whole_episodes(episodes, np.array([0, 1]))
+    (kept,) = usable_episodes(episodes, np.array([0, 1]))
     assert kept.stage == 1
     assert kept.columns["observation"][:, 0].tolist() == [1.0, 3.0, 5.0]
 
 
-def test_falling_bodies_fill_the_quota_with_whole_episodes() -> None:
+def test_falling_bodies_fill_the_quota_with_usable_episodes() -> None:
     family = FAMILIES["walker_params"]
     behaviour = load_behaviour(family)
     parameters = family.task_parameters(0)[0]
@@ -230,7 +230,7 @@ def test_falling_bodies_fill_the_quota_with_whole_episodes() -> None:
 def test_endless_divergence_is_an_error(
     family: SmallRobot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "whole_episodes", lambda episodes, stages: [])
+    monkeypatch.setattr(module, "usable_episodes", lambda episodes, stages: [])
     with pytest.raises(RuntimeError, match=r"Collected \[0, 0, 0, 0\] .* expected 20 each"):
         collect_task(
             family,
@@ -247,9 +247,9 @@ def test_default_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = default_dataset_path(family)
     assert path.parent == tmp_path
     others = [
-        default_dataset_path(family, seed=1),
-        default_dataset_path(family, task_seed=1),
-        default_dataset_path(family, transitions_per_stage=7),
+        default_dataset_path(family, Collection(seed=1)),
+        default_dataset_path(family, Collection(task_seed=1)),
+        default_dataset_path(family, Collection(transitions_per_stage=7)),
         default_dataset_path(FAMILIES["sparse_point_robot"]),
     ]
     assert len({path, *others}) == 5
@@ -273,8 +273,8 @@ def test_description_of_a_dataset(
 
 
 def test_untrained_stage(family: SmallRobot, tmp_path: Path) -> None:
-    settings: dict[str, Any] = {"transitions_per_stage": QUOTA, "progress": False, "num_threads": 1}
-    path = collect(family, tmp_path / "data", untrained_episodes=2, **settings)
+    collection = Collection(transitions_per_stage=QUOTA, untrained_episodes=2)
+    path = collect(family, tmp_path / "data", collection, num_threads=1)
     dataset = TaskDataset.open(path)
     assert dataset.manifest.stages == ["untrained", "random", "poor", "medium", "expert"]
     stage, length = (dataset.episodes[name] for name in ("stage", "length"))
@@ -288,9 +288,11 @@ def test_untrained_stage(family: SmallRobot, tmp_path: Path) -> None:
     noise = dataset.transitions["action"][start:end][:40] - mean
     assert 0.1 < float(noise.std()) < 0.3  # sigma 0.2
     assert float(mean.abs().max()) < 0.9  # not saturated, as an untrained network's
-    assert default_dataset_path(family) != default_dataset_path(family, untrained_episodes=2)
+    assert default_dataset_path(family) != default_dataset_path(
+        family, Collection(untrained_episodes=2)
+    )
 
 
 def test_untrained_stage_needs_observations() -> None:
     with pytest.raises(ValueError, match=r"untrained_episodes: .* found two_drawer_lite"):
-        default_dataset_path(FAMILIES["two_drawer_lite"], untrained_episodes=2)
+        default_dataset_path(FAMILIES["two_drawer_lite"], Collection(untrained_episodes=2))

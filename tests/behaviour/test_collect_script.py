@@ -12,6 +12,7 @@ from datamodules.online_buffer import OnlineBuffer
 from offline_meta_rl.behaviour import collect as collect_module
 from offline_meta_rl.behaviour.collect import collect, default_dataset_path
 from offline_meta_rl.behaviour.collect_script import script_blocks
+from offline_meta_rl.behaviour.collection import Collection
 from offline_meta_rl.data.dataset import TaskDataset
 from offline_meta_rl.data_tools.validate import validate
 from offline_meta_rl.envs import FAMILIES
@@ -33,7 +34,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 def small(path: Path, seed: int = 0) -> Path:
     """Collect ten episodes of each task."""
     quota = EPISODES * LITE.horizon
-    return collect(LITE, path, seed=seed, transitions_per_stage=quota, progress=False)
+    return collect(LITE, path, Collection(seed=seed, transitions_per_stage=quota))
 
 
 def test_what_is_collected(tmp_path: Path) -> None:
@@ -180,7 +181,9 @@ def test_default_is_a_thousand_episodes(monkeypatch: pytest.MonkeyPatch) -> None
     assert path.name == "two_drawer_lite-v1-tasks0-seed0-n12000-script-2"
     monkeypatch.setattr(DrawersLite, "script_version", 99)
     assert default_dataset_path(LITE).name.endswith("script-99")
-    assert default_dataset_path(LITE, transitions_per_stage=24).name.endswith("n24-script-99")
+    assert default_dataset_path(LITE, Collection(transitions_per_stage=24)).name.endswith(
+        "n24-script-99"
+    )
 
 
 def test_description(data_root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:

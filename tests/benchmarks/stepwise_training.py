@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from offline_meta_rl.common.settings import arguments_of
 from tests.helpers import build
 
 SKIPPED = 6  # steps of each round that are not timed: a thread made their batches in the pause
@@ -82,7 +83,9 @@ def main(settings: dict[str, Any]) -> None:
             self.count, self.left = int(count), int(count) + SKIPPED
             trainer.should_stop = self.command == "batches"
 
-    data = TaskBuffers(env="point_robot", steps_per_epoch=10**6, **settings["data"])
+    data = TaskBuffers(
+        **arguments_of(TaskBuffers, settings["data"]), env="point_robot", steps_per_epoch=10**6
+    )
     rounds = Rounds()
     trainer = lightning.Trainer(
         max_epochs=-1,

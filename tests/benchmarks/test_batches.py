@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from datamodules import TaskBuffers
 from tests.benchmarks.record import record
-from tests.helpers import make_dataset
+from tests.helpers import make_dataset, task_buffers
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ids=["resident", "contiguous", "memory-mapped"],
 )
 def test_batches_per_second(path: Path, settings: dict[str, Any]) -> None:
-    data = TaskBuffers(env="point_robot", path=str(path), **settings)
+    data = task_buffers(path, **settings)
     data.setup("fit")
     seconds = []
     for step in range(220):

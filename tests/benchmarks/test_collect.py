@@ -12,7 +12,7 @@ from tests.benchmarks.record import record
 
 def test_quick_dataset_of_the_ant(tmp_path: Path) -> None:
     start = time.perf_counter()
-    path = collect(FAMILIES["ant_dir"], tmp_path / "ant_dir", progress=False)
+    path = collect(FAMILIES["ant_dir"], tmp_path / "ant_dir")
     seconds = time.perf_counter() - start
     record(
         Path(__file__).stem,

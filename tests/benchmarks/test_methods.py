@@ -18,6 +18,7 @@ import torch
 import yaml
 
 from datamodules import TaskBuffers
+from offline_meta_rl.common.settings import arguments_of
 from offline_meta_rl.methods.base import MetaModule
 from tests.benchmarks.record import record
 from tests.helpers import make_dataset
@@ -92,8 +93,11 @@ def module_of(config: dict[str, Any], *, compiled: bool) -> MetaModule:
 def measure(config: dict[str, Any], data_path: Path, *, compiled: bool) -> dict[str, float]:
     """Return the rate of one config's outer steps, by the clock and by processor time."""
     arguments = {**config["data"]["init_args"], "env": "point_robot", "path": str(data_path)}
-    arguments.pop("transitions_per_stage", None)
-    data, module = TaskBuffers(**arguments), module_of(config, compiled=compiled)
+    arguments.pop("collection", None)
+    data, module = (
+        TaskBuffers(**arguments_of(TaskBuffers, arguments)),
+        module_of(config, compiled=compiled),
+    )
     data.setup("fit")
     begin = (0.0, 0.0)
     steps = -WARM_UP

@@ -1,5 +1,6 @@
 """The Evaluate callback: result file, reproduction by ``test``, learning curve over resumes."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,18 @@ from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from callbacks.checkpoints import LastCheckpoint
 from callbacks.evaluate import Evaluate
 from datamodules.task_buffers import TaskBuffers
+from offline_meta_rl.behaviour.collection import Collection
+from offline_meta_rl.evaluation.protocol import Protocol
 from offline_meta_rl.methods.macaw import Macaw
-from tests.helpers import build
+from tests.helpers import build, task_buffers
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small dataset of point robots."""
     path = tmp_path_factory.mktemp("data") / "point_robot"
-    TaskBuffers(env="point_robot", path=str(path), transitions_per_stage=60).prepare_data()
+    collection = Collection(transitions_per_stage=60)
+    TaskBuffers(env="point_robot", path=str(path), collection=collection).prepare_data()
     return path
 
 
@@ -32,13 +36,7 @@ def make_method() -> Macaw:
 
 
 def make_data(dataset: Path, **options: Any) -> TaskBuffers:
-    return TaskBuffers(
-        env="point_robot",
-        path=str(dataset),
-        inner_batch_size=16,
-        outer_batch_size=16,
-        **options,
-    )
+    return task_buffers(dataset, inner_size=16, outer_size=16, **options)
 
 
 def make_trainer(root: Path, *callbacks: lightning.Callback, **options: Any) -> lightning.Trainer:
@@ -59,7 +57,10 @@ def make_trainer(root: Path, *callbacks: lightning.Callback, **options: Any) -> 
 
 
 def make_evaluate(**options: Any) -> Evaluate:
-    return Evaluate(**({"episodes": 2, "context_size": 64, "tasks": [3, 19, 35]} | options))
+    protocol = {"episodes": 2, "context_size": 64, "tasks": [3, 19, 35]}
+    names = {field.name for field in dataclasses.fields(Protocol)}
+    protocol |= {name: options.pop(name) for name in names & options.keys()}
+    return Evaluate(protocol=Protocol(**protocol), **options)
 
 
 def fit(

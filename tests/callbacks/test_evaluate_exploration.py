@@ -33,7 +33,7 @@ def settings(data_path: Path, **evaluate: Any) -> dict[str, Any]:
     found["data"]["init_args"] |= {
         "env": "two_drawer_lite",
         "path": str(data_path),
-        "transitions_per_stage": 120,
+        "collection": {"transitions_per_stage": 120},
     }
     found["trainer"]["callbacks"] = [
         {"class_path": "WatchBeliefs", "init_args": {"rows": 2, "images": 5}},

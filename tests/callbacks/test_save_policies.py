@@ -6,16 +6,15 @@ import lightning
 import torch
 
 from callbacks.save_policies import SavePolicies
-from datamodules.task_buffers import TaskBuffers
 from offline_meta_rl.methods.macaw import Macaw
 from offline_meta_rl.networks.policy import load_policy
-from tests.helpers import build, make_dataset
+from tests.helpers import build, make_dataset, task_buffers
 
 
 def test_predict_saves_the_policy_of_every_task(tmp_path: Path) -> None:
     path = make_dataset(tmp_path / "data", num_tasks=4, test_tasks=(1, 3))
     method = build(Macaw, observation_size=4, action_size=2, width=8, latent_size=4)
-    data = TaskBuffers(env="point_robot", path=str(path), inner_batch_size=32)
+    data = task_buffers(path, inner_size=32)
     trainer = lightning.Trainer(
         accelerator="cpu",
         default_root_dir=tmp_path,

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from offline_meta_rl.data.dataset import TaskDataset
+from offline_meta_rl.data.description import Description, box
 from offline_meta_rl.data.writer import DatasetWriter, dataset_lock
 from tests.helpers import make_dataset, task_episodes, writer_for
 
@@ -122,20 +123,20 @@ def test_unknown_task(tmp_path: Path) -> None:
 
 
 def test_task_parameters_that_are_not_numbers(tmp_path: Path) -> None:
+    parameters: Any = [0.0, 1.0, 2.0]
+    description = Description(
+        environment={"id": "Any-v0"},
+        family="any",
+        observation_space=box([1]),
+        action_space=box([1], low=-1.0, high=1.0),
+        horizon=1,
+        task_seed=0,
+        task_parameters=parameters,
+        splits={},
+        stages=["only"],
+    )
     with pytest.raises(ValueError, match=r"task_parameters: expected finite .*found shape \(3,\)"):
-        DatasetWriter(
-            tmp_path / "dataset",
-            environment={"id": "Any-v0"},
-            family="any",
-            observation_size=1,
-            action_size=1,
-            horizon=1,
-            task_seed=0,
-            task_parameters=[0.0, 1.0, 2.0],
-            splits={},
-            stages=["only"],
-            provenance={},
-        )
+        DatasetWriter(tmp_path / "dataset", description, {})
 
 
 @pytest.mark.parametrize("returns", [[0.0, 1.0], [0.0, 1.0, np.nan]])

@@ -11,8 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from offline_meta_rl.data.dataset import TaskDataset
-from offline_meta_rl.data_tools import source
+from offline_meta_rl.data.writer import DatasetWriter
 from offline_meta_rl.data_tools.command import main
+from offline_meta_rl.data_tools.formats import files
 from offline_meta_rl.data_tools.validate import validate
 from offline_meta_rl.envs.locomotion.families import WalkerParams
 from tests.data_tools import layouts
@@ -119,7 +120,7 @@ def test_macaw_walkers_are_the_same_bodies(tmp_path: Path) -> None:
     bodies = [family.model(parameters) for parameters in family.task_parameters(3)[:2]]
     files = [tmp_path / "macaw" / f"env_walker_param_train_task{task}.pkl" for task in range(2)]
     for body, file in zip(bodies, files, strict=True):
-        values = {name: getattr(body, name).copy() for name, _ in family.scaled_arrays}
+        values = {name: array.copy() for name, (array, _) in family.scaled_arrays(body).items()}
         file.write_bytes(pickle.dumps([values]))
     command = ["convert", str(tmp_path / "macaw"), str(tmp_path / "native")]
     main([*command, "--task_pickles", str(tmp_path / "macaw")])
@@ -127,8 +128,9 @@ def test_macaw_walkers_are_the_same_bodies(tmp_path: Path) -> None:
     assert manifest.family == "walker_params"
     for body, parameters in zip(bodies, manifest.task_parameters, strict=True):
         found = family.model(np.asarray(parameters))
-        for name, _ in family.scaled_arrays:
-            np.testing.assert_allclose(getattr(found, name), getattr(body, name), rtol=1e-12)
+        expected = family.scaled_arrays(body)
+        for name, (array, _) in family.scaled_arrays(found).items():
+            np.testing.assert_allclose(array, expected[name][0], rtol=1e-12)
     values["body_mass"] = values["body_mass"] * 20.0
     files[1].write_bytes(pickle.dumps([values]))
     with pytest.raises(SystemExit, match=r"body_mass: expected \d+ values between .*other"):
@@ -193,15 +195,15 @@ def test_blocks_of_a_few_rows_change_nothing(
     options = ["--task_seed", "0"] if layout == "macaw" else []
     main(["convert", str(data), str(tmp_path / "large"), *options])
     blocks: list[int] = []
-    monkeypatch.setattr(source, "BLOCK_BYTES", 300)
-    write = source.DatasetWriter.write_blocks
+    monkeypatch.setattr(files, "BLOCK_BYTES", 300)
+    write = DatasetWriter.write_blocks
 
-    def counting(self: Any, task: int, parts: Any) -> None:
+    def counting(self: Any, task: int, parts: Any, advance: Any) -> None:
         listed = list(parts)
         blocks.append(len(listed))
-        write(self, task, iter(listed))
+        write(self, task, iter(listed), advance)
 
-    monkeypatch.setattr(source.DatasetWriter, "write_blocks", counting)
+    monkeypatch.setattr(DatasetWriter, "write_blocks", counting)
     main(["convert", str(data), str(tmp_path / "small"), *options])
     large, small = (TaskDataset.open(tmp_path / name) for name in ("large", "small"))
     assert min(blocks) > 1

@@ -7,6 +7,7 @@ from typing import Any
 import fsspec
 import pytest
 
+from datamodules.sampling.tasks import Batches
 from datamodules.task_buffers import TaskBuffers
 from offline_meta_rl.data import remote
 from offline_meta_rl.data.dataset import TaskDataset
@@ -71,7 +72,7 @@ def test_local_paths_are_left_alone(tmp_path: Path) -> None:
 def test_training_and_tools_take_urls(
     uploaded: TaskDataset, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    data = TaskBuffers(env="point_robot", path=URL, tasks_per_batch=2, inner_batch_size=8)
+    data = TaskBuffers(env="point_robot", path=URL, batches=Batches(tasks=2, inner_size=8))
     data.prepare_data()
     data.setup("test")
     assert data.dataset.checksum == uploaded.checksum

@@ -274,8 +274,9 @@ def test_several_processes_are_refused(tmp_path: Path) -> None:
 
 def test_splits_of_chosen_tasks() -> None:
     splits = {"default": ((0, 1, 3), (2, 4)), "half": ((0,), (1, 2, 3, 4))}
-    assert restricted_splits(splits, [3, 2]) == {"default": ([0], [1])}
-    assert restricted_splits(splits, [4, 2]) == {"default": ([0, 1], [1, 0])}
+    assert restricted_splits(splits, [3, 2]) == {"default": {"train": [0], "test": [1]}}
+    expected = {"default": {"train": [0, 1], "test": [1, 0]}}
+    assert restricted_splits(splits, [4, 2]) == expected
 
 
 @pytest.mark.mujoco

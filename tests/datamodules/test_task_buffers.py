@@ -13,9 +13,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from tensordict import TensorDict
 
 from datamodules import OnlineBuffer, TaskBuffers
-from datamodules.sampling.rows import BufferSlice
+from datamodules.sampling.tasks import Batches
+from offline_meta_rl.behaviour.collection import Collection
+from offline_meta_rl.data.contracts import BufferSlice
 from offline_meta_rl.data.dataset import TaskDataset
-from tests.helpers import make_dataset
+from tests.helpers import make_dataset, task_buffers
 
 FIELDS = ["observation", "action", "reward", "return_to_go"]
 
@@ -27,8 +29,8 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def buffers(path: Path, *, stage: str | None = None, **changes: Any) -> TaskBuffers:
-    settings: dict[str, Any] = {"inner_batch_size": 8, "outer_batch_size": 12, "fields": FIELDS}
-    data = TaskBuffers(env="point_robot", path=str(path), **(settings | changes))
+    settings: dict[str, Any] = {"inner_size": 8, "outer_size": 12, "fields": FIELDS}
+    data = task_buffers(path, **(settings | changes))
     data.prepare_data()
     data.setup(stage)
     return data
@@ -84,7 +86,7 @@ def test_inner_and_outer_batches_are_disjoint(path: Path, contiguous: bool, stri
 
 
 def test_overlap_is_possible_when_asked_for(path: Path) -> None:
-    data = buffers(path, disjoint=False, inner_batch_size=60, outer_batch_size=60)
+    data = buffers(path, disjoint=False, inner_size=60, outer_size=60)
     batch = data.batch(0)
     inner, outer = rows_of(data, batch["inner"])[0], rows_of(data, batch["outer"])[0]
     for task in range(5):
@@ -116,7 +118,7 @@ def test_same_batch_for_the_same_seed_and_step(path: Path) -> None:
 def test_shards_of_all_processes_are_the_global_batch(
     path: Path, tasks: int | None, processes: int
 ) -> None:
-    data = buffers(path, tasks_per_batch=tasks, updates_per_batch=2)
+    data = buffers(path, tasks=tasks, updates=2)
     whole = data.batch(7)
     assert whole.batch_size == (2, tasks or 5)
     shards = [data.batch(7, rank=rank, world_size=processes) for rank in range(processes)]
@@ -128,7 +130,7 @@ def test_shards_of_all_processes_are_the_global_batch(
 
 
 def test_loader_reads_the_rank_from_the_trainer(path: Path) -> None:
-    data = buffers(path, tasks_per_batch=2, steps_per_epoch=3)
+    data = buffers(path, tasks=2, steps_per_epoch=3)
     data.trainer = SimpleNamespace(global_rank=2, world_size=3)  # type: ignore[assignment]
     batches = list(data.train_dataloader())
     assert [batch.batch_size for batch in batches] == [(1, 0)] * 3
@@ -197,11 +199,10 @@ def fit(path: Path, root: Path, max_steps: int, checkpoint: Path | None = None) 
         enable_model_summary=False,
         callbacks=[ModelCheckpoint(root, filename="{step}", every_n_train_steps=4, save_top_k=-1)],
     )
-    data = TaskBuffers(
-        env="point_robot",
-        path=str(path),
-        inner_batch_size=8,
-        outer_batch_size=12,
+    data = task_buffers(
+        path,
+        inner_size=8,
+        outer_size=12,
         fields=FIELDS,
         steps_per_epoch=6,
         inner_slice=BufferSlice("first", 40),
@@ -229,8 +230,11 @@ def test_missing_dataset_with_collecting_off(tmp_path: Path) -> None:
 def test_missing_dataset_is_collected_and_used_again(
     tmp_path: Path, data_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings: dict[str, Any] = {"env": "point_robot", "transitions_per_stage": 40}
-    settings |= {"inner_batch_size": 8, "outer_batch_size": 8}
+    settings: dict[str, Any] = {
+        "env": "point_robot",
+        "collection": Collection(transitions_per_stage=40),
+        "batches": Batches(inner_size=8, outer_size=8),
+    }
     data = TaskBuffers(**settings)
     data.prepare_data()
     data.setup("fit")
@@ -253,12 +257,8 @@ def test_dataset_of_another_environment(path: Path) -> None:
     data = TaskBuffers(env="ant_dir", path=str(path))
     with pytest.raises(ValueError, match=r"is of point_robot \(.*\), expected ant_dir"):
         data.setup()
-    by_id = TaskBuffers(
-        env="offline_meta_rl/PointRobot-v0",
-        path=str(path),
-        inner_batch_size=8,
-        outer_batch_size=8,
-    )
+    env = "offline_meta_rl/PointRobot-v0"
+    by_id = task_buffers(path, env=env, inner_size=8, outer_size=8)
     by_id.setup("fit")
 
 
@@ -281,15 +281,15 @@ def test_unknown_field(path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"inner_batch_size": 500}, "inner batch from; expected at least 500"),
-        ({"outer_batch_size": 500}, "outer batch .*; expected at least 508"),
+        ({"inner_size": 500}, "inner batch from; expected at least 500"),
+        ({"outer_size": 500}, "outer batch .*; expected at least 508"),
         ({"stride": 20}, "inner batch from; expected at least 8"),
         (
             {"inner_slice": BufferSlice("first", 16), "outer_slice": BufferSlice("first", 16)},
             "has 16 transitions to draw the outer batch .* expected at least 20",
         ),
-        ({"tasks_per_batch": 6}, "tasks_per_batch: expected 1 to 5, .* found 6"),
-        ({"inner_batch_size": 0}, "inner_batch_size: expected at least 1, found 0"),
+        ({"tasks": 6}, "batches.tasks: expected 1 to 5, .* found 6"),
+        ({"inner_size": 0}, "inner_size: expected at least 1, found 0"),
     ],
 )
 def test_batches_larger_than_the_data(path: Path, changes: dict[str, Any], message: str) -> None:
@@ -323,11 +323,11 @@ def test_damage_of_a_memory_mapped_file(
 
 
 def test_intervals_that_several_updates_in_a_batch_cannot_meet(path: Path) -> None:
-    data = buffers(path, updates_per_batch=4)
-    checkpoints = SimpleNamespace(_every_n_train_steps=6)
+    data = buffers(path, updates=4)
+    checkpoints = ModelCheckpoint(every_n_train_steps=6)
     for max_steps, message in (
-        (10, "trainer.max_steps: expected a multiple of updates_per_batch 4, found 10"),
-        (8, "every_n_train_steps of SimpleNamespace: expected a multiple of .* found 6"),
+        (10, "trainer.max_steps: expected a multiple of the 4 updates of a batch, found 10"),
+        (8, "every_n_train_steps of ModelCheckpoint: expected a multiple of .* found 6"),
     ):
         data.trainer = SimpleNamespace(  # type: ignore[assignment]
             max_steps=max_steps, checkpoint_callbacks=[checkpoints]

@@ -54,10 +54,11 @@ def test_the_readme_shows_the_same_subclass() -> None:
 
 
 def test_a_method_from_nothing_trains_evaluates_and_adapts(folder: Path) -> None:
-    sizes = ["--data.inner_batch_size=16", "--data.outer_batch_size=16", "--data.path=small"]
+    sizes = ["--data.batches.inner_size=16", "--data.batches.outer_size=16", "--data.path=small"]
     command = ["fit", "--config", "cloning.yaml", *sizes, *SHORT]
     short = folder / "short.yaml"
-    callback = {"class_path": "Evaluate", "init_args": {"episodes": 1, "context_size": 16}}
+    protocol = {"episodes": 1, "context_size": 16}
+    callback = {"class_path": "Evaluate", "init_args": {"protocol": protocol}}
     short.write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
     cli.main([*command, "--config", str(short)])
     results = json.loads((folder / "runs" / "cloning" / "results.json").read_text())
@@ -78,7 +79,7 @@ def test_a_method_from_nothing_trains_evaluates_and_adapts(folder: Path) -> None
 
 def test_a_subclass_trains_and_keeps_its_argument(folder: Path) -> None:
     small = ["--model.network.width=8", "--model.network.latent_size=3", "--model.noise=0.5"]
-    batches = ["--data.inner_batch_size=16", "--data.outer_batch_size=16", "--data.path=small"]
+    batches = ["--data.batches.inner_size=16", "--data.batches.outer_size=16", "--data.path=small"]
     quickstart = str(ROOT / "configs" / "quickstart.yaml")
     command = ["fit", "--config", quickstart, "--model", "noisy_macaw.NoisyMacaw"]
     empty = ["--trainer.callbacks=null", "--checkpoint.every_n_train_steps=4"]
@@ -94,7 +95,7 @@ def test_predict_needs_no_simulator(folder: Path) -> None:
     arguments = ["fit", "--model=Macaw", "--model.observation_size=2", "--model.action_size=2"]
     arguments += ["--model.network.width=8", "--model.network.latent_size=3", "--data=TaskBuffers"]
     arguments += ["--data.env=point_robot", "--data.path=small", "--trainer.default_root_dir=run"]
-    arguments += ["--data.inner_batch_size=16", "--data.outer_batch_size=16"]
+    arguments += ["--data.batches.inner_size=16", "--data.batches.outer_size=16"]
     cli.main([*arguments, *SHORT])
     make_dataset(folder / "new", num_tasks=2, test_tasks=(1,), observation_size=2, seed=5)
     code = (

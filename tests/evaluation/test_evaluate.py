@@ -166,8 +166,8 @@ def test_without_references_nothing_is_normalised(contexts: TensorDict) -> None:
     ("fields", "message"),
     [
         ({"context_source": "none"}, r"context_source must be one of .* found 'none'"),
-        ({"context_size": 0}, "context_size must be at least 1, found 0"),
-        ({"episodes": 0}, "episodes must be at least 1, found 0"),
+        ({"context_size": 0}, "context_size: expected at least 1, found 0"),
+        ({"episodes": 0}, "episodes: expected at least 1, found 0"),
         ({"adaptation_steps": []}, r"adaptation_steps must be different numbers .* found \[\]"),
         ({"adaptation_steps": [0, 1]}, r"found \[0, 1\].* 0 is always evaluated"),
     ],

@@ -16,7 +16,7 @@ from offline_meta_rl.experiments.report import write_report
 from offline_meta_rl.experiments.runner import Runner, Worker
 from offline_meta_rl.reports import results
 from offline_meta_rl.reports.curves import learning_curve
-from tests.helpers import merged
+from tests.helpers import merged, on_top
 from tests.test_configs import HORIZON, SMALL
 
 TRANSITIONS = 15  # of each stage in each task
@@ -33,13 +33,16 @@ def smoke_plan(name: str, root: Path) -> list[Run]:
     """Return the runs of an experiment's first family; its other families have tests of configs."""
     experiment = load_experiment(name)
     overrides: dict[str, Any] = {
-        "data.init_args.inner_batch_size": 4,
-        "data.init_args.outer_batch_size": 4,
-        "data.init_args.transitions_per_stage": TRANSITIONS,
+        "data.init_args.batches.inner_size": 4,
+        "data.init_args.batches.outer_size": 4,
+        "data.init_args.collection.transitions_per_stage": TRANSITIONS,
         "trainer.logger": False,
     }
     if name == "figure5_quality":
-        slices = ("data.init_args.inner_slice.size", "data.init_args.outer_slice.size")
+        slices = (
+            "data.init_args.batches.inner_slice.size",
+            "data.init_args.batches.outer_slice.size",
+        )
         overrides |= dict.fromkeys(slices, TRANSITIONS)
     runs: list[Run] = []
     for arm in experiment.arms:
@@ -54,7 +57,7 @@ def shrunken(run: Run, folder: Path) -> Path:
     """Write an overlay with small networks and evaluations."""
     base = merged(run.configs)
     callbacks = [
-        {**each, "init_args": {**each.get("init_args", {}), **SMALL.get(each["class_path"], {})}}
+        {**each, "init_args": on_top(each.get("init_args", {}), SMALL.get(each["class_path"], {}))}
         for each in base["trainer"]["callbacks"]
     ]
     path = folder / f"{run.arm}.yaml"
@@ -113,7 +116,7 @@ def test_smoke(
             "cpu",
             "macaw",
             "cheetah_dir",
-            {"tasks_per_batch": None, "outer_slice": ["expert"], "max_steps": 5000},
+            {"batches.tasks": None, "batches.outer_slice": ["expert"], "max_steps": 5000},
         ),
         (
             "figure3",
@@ -122,8 +125,8 @@ def test_smoke(
             "walker",
             {
                 "outer.policy_learning_rate": 1e-4,
-                "inner_slice": None,
-                "transitions_per_stage": 100000,
+                "batches.inner_slice": None,
+                "collection.transitions_per_stage": 100000,
             },
         ),
         (
@@ -132,9 +135,9 @@ def test_smoke(
             "macaw",
             "cheetah_vel",
             {
-                "inner_slice": ["untrained"],
-                "outer_slice": ["stage_0", "stage_1", "stage_2", "stage_3", "expert"],
-                "untrained_episodes": 30,
+                "batches.inner_slice": ["untrained"],
+                "batches.outer_slice": ["stage_0", "stage_1", "stage_2", "stage_3", "expert"],
+                "collection.untrained_episodes": 30,
                 "outer.final_learning_rate": 1.0,
             },
         ),
@@ -143,7 +146,7 @@ def test_smoke(
             "cpu",
             "macaw_middle",
             "cheetah_vel",
-            {"inner_slice": {"stage": "middle", "size": 4000, "centre": 0.5}},
+            {"batches.inner_slice": {"stage": "middle", "size": 4000, "centre": 0.5}},
         ),
         (
             "figure5_quality",
@@ -151,8 +154,8 @@ def test_smoke(
             "macaw_first",
             "cheetah_vel",
             {
-                "inner_slice": {"stage": "first", "size": 100000, "centre": 0.5},
-                "outer_slice": {"stage": "last", "size": 100000, "centre": 0.5},
+                "batches.inner_slice": {"stage": "first", "size": 100000, "centre": 0.5},
+                "batches.outer_slice": {"stage": "last", "size": 100000, "centre": 0.5},
                 "awr.temperature": 1.0,
             },
         ),
@@ -161,7 +164,7 @@ def test_smoke(
             "cpu",
             "macaw_3",
             "cheetah_vel",
-            {"split": "sixteenth", "tasks_per_batch": 3, "transitions_per_stage": 28000},
+            {"split": "sixteenth", "batches.tasks": 3, "collection.transitions_per_stage": 28000},
         ),
     ],
 )
@@ -183,7 +186,8 @@ def test_scales_come_to_what_their_pages_say(
         **printed["trainer"],
         **{
             f"{group}.{name}": value
-            for group, given in printed["model"]["init_args"].items()
+            for part in ("model", "data")
+            for group, given in printed[part]["init_args"].items()
             if isinstance(given, dict)
             for name, value in given.items()
         },

@@ -78,7 +78,7 @@ def test_arms_are_given_the_same_data(name: str) -> None:
         for name, arm in experiment.arms.items():
             paths = experiment.configs(arm.configs, family)
             base = merged(file for path in paths for file in with_includes(path))
-            keys = ("env", "path", "transitions_per_stage", "task_seed", "collect_seed")
+            keys = ("env", "path", "collection")
             found[name] = [base["data"]["init_args"].get(key) for key in keys]
         first = next(iter(found.values()))
         assert {arm: data for arm, data in found.items() if data != first} == {}

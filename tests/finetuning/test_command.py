@@ -16,6 +16,7 @@ from tensordict import TensorDict
 
 from datamodules.task_buffers import TaskBuffers
 from offline_meta_rl import finetune
+from offline_meta_rl.behaviour.collection import Collection
 from offline_meta_rl.common.interruption import Interrupted
 from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.finetuning.command import fine_tune as run_fine_tuning
@@ -25,7 +26,7 @@ from offline_meta_rl.finetuning.result import Outputs
 from offline_meta_rl.finetuning.settings import FineTuningSettings
 from offline_meta_rl.methods.macaw import Macaw
 from offline_meta_rl.methods.meta_bc import MetaBehaviourCloning
-from tests.helpers import build
+from tests.helpers import build, task_buffers
 from tests.methods import tiny
 
 TASKS = [3, 19, 35]
@@ -47,7 +48,8 @@ SMALL: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "point_robot"
-    TaskBuffers(env="point_robot", path=str(path), transitions_per_stage=60).prepare_data()
+    collection = Collection(transitions_per_stage=60)
+    TaskBuffers(env="point_robot", path=str(path), collection=collection).prepare_data()
     return path
 
 
@@ -58,9 +60,7 @@ def method() -> Macaw:
 
 def fine_tune(root: Path, dataset: Path, module: Any = None, **options: Any) -> dict[str, Any]:
     """Fine-tune; return the result."""
-    data = TaskBuffers(
-        env="point_robot", path=str(dataset), inner_batch_size=16, outer_batch_size=16
-    )
+    data = task_buffers(dataset, inner_size=16, outer_size=16)
     data.setup()
     logger = CSVLogger(root, name="csv")
     try:
@@ -130,9 +130,7 @@ def test_offline_adaptation_is_the_methods_own(uninterrupted: Path, dataset: Pat
     from offline_meta_rl.behaviour.collect import derived_seed
     from offline_meta_rl.evaluation.rollout import run_episodes
 
-    data = TaskBuffers(
-        env="point_robot", path=str(dataset), inner_batch_size=16, outer_batch_size=16
-    )
+    data = task_buffers(dataset, inner_size=16, outer_size=16)
     data.setup()
     module = method()
     policy = module.adapt_tasks(data.context(TASKS, 32, seed=0))
@@ -322,7 +320,7 @@ def test_the_shared_defaults_hold_where_nothing_else_is_said(
     monkeypatch.setenv("WANDB_SILENT", "true")
     path = config["data"]["init_args"]["path"]
     data = ["--data=TaskBuffers", "--data.env=point_robot", f"--data.path={path}"]
-    data += ["--data.inner_batch_size=16", "--data.outer_batch_size=16"]
+    data += ["--data.batches.inner_size=16", "--data.batches.outer_size=16"]
     command(tmp_path / "old.ckpt", tmp_path, *data)
     assert result(tmp_path)["seed"] == 0
     assert (tmp_path / "csv" / "version_0" / "metrics.csv").is_file()
@@ -389,7 +387,8 @@ def test_the_command_refuses_other_data_and_no_checkpoint(
     trained: Path, dataset: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
-    data = TaskBuffers(env="point_robot", path=str(other), transitions_per_stage=40)
+    collection = Collection(transitions_per_stage=40)
+    data = TaskBuffers(env="point_robot", path=str(other), collection=collection)
     data.prepare_data()
     with pytest.raises(ValueError, match=r"trained on data with checksum .*Pass the data it was"):
         command(trained, tmp_path, f"--data.path={other}")

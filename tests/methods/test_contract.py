@@ -220,7 +220,7 @@ def test_updates_per_batch_changes_nothing_but_speed(
     method: str, runs: dict[str, Path], data_path: Path, tmp_path: Path
 ) -> None:
     settings = tiny.config(method, data_path)
-    settings["data"]["init_args"]["updates_per_batch"] = 5
+    settings["data"]["init_args"]["batches"]["updates"] = 5
     settings["trainer"]["val_check_interval"] = 1
     settings["checkpoint"] = {"every_n_train_steps": 10}
     found = tiny.fit(settings, tmp_path)

@@ -10,6 +10,7 @@ from tensordict import TensorDict
 from torch.utils import _pytree as pytree
 
 from datamodules.task_buffers import TaskBuffers
+from offline_meta_rl.common.settings import arguments_of
 from offline_meta_rl.envs.base import Array
 from offline_meta_rl.methods.cql import CQL, FIELDS
 from tests.methods import tiny
@@ -42,9 +43,7 @@ def settings(path: Path, **model: Any) -> dict[str, Any]:
     found["data"]["init_args"] = {
         "env": "point_robot",
         "path": str(path),
-        "tasks_per_batch": 2,
-        "inner_batch_size": 1,
-        "outer_batch_size": 64,
+        "batches": {"tasks": 2, "inner_size": 1, "outer_size": 64},
         "steps_per_epoch": 1200,
         "fields": [*FIELDS, "task"],
     }
@@ -62,7 +61,7 @@ def returns_of(checkpoint: dict[str, Any], data: TaskBuffers) -> Array:
 
 def test_it_learns_both_goals_from_their_data(goals: Path, tmp_path: Path) -> None:
     checkpoint = tiny.fit(settings(goals), tmp_path)
-    data = TaskBuffers(**settings(goals)["data"]["init_args"])
+    data = TaskBuffers(**arguments_of(TaskBuffers, settings(goals)["data"]["init_args"]))
     data.setup("predict")
     found = returns_of(checkpoint, data)
     references = data.dataset.manifest.reference_returns

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from datamodules import TaskBuffers
 from offline_meta_rl.losses import awr
 from offline_meta_rl.losses import macaw as macaw_losses
 from offline_meta_rl.methods.macaw import Macaw
 from offline_meta_rl.networks import generated as networks
-from tests.helpers import build, make_dataset
+from tests.helpers import build, make_dataset, task_buffers
 from tests.references import macaw as reference
 
 TASKS, ROWS = 3, 16
@@ -260,7 +259,7 @@ def test_theorem_2_one_enriched_gradient_holds_state_action_and_advantage() -> N
 def test_learning_rates_fall_linearly_to_their_share_at_max_steps(tmp_path: Path) -> None:
     """The base class steps the schedule; Lightning does not under manual optimization."""
     path = make_dataset(tmp_path / "data", num_tasks=7)
-    data = TaskBuffers(env="point_robot", path=str(path), inner_batch_size=8, outer_batch_size=8)
+    data = task_buffers(path, inner_size=8, outer_size=8)
     module = make(final_learning_rate=0.1).float()
     trainer = lightning.Trainer(
         max_steps=10,

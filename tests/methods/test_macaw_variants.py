@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from datamodules import TaskBuffers
 from offline_meta_rl.losses import awr
 from offline_meta_rl.methods.macaw import Macaw
-from tests.helpers import build, make_dataset, quiet_trainer
+from tests.helpers import build, make_dataset, quiet_trainer, task_buffers
 from tests.references import macaw as reference
 
 TASKS, ROWS = 3, 16
@@ -182,10 +181,9 @@ def test_settings_that_do_not_go_together(options: dict[str, Any], message: str)
 def test_data_that_td_lambda_cannot_use(data: dict[str, Any], message: str, tmp_path: Path) -> None:
     path = make_dataset(tmp_path / "data", num_tasks=7)
     module = make(value_target="td_lambda").float()
-    sizes = {"inner_batch_size": 8, "outer_batch_size": 8}
     if "fields" in data and data["fields"] is None:
         data = data | {"fields": list(module.context_fields)}
-    datamodule = TaskBuffers(env="point_robot", path=str(path), **sizes, **data)
+    datamodule = task_buffers(path, inner_size=8, outer_size=8, **data)
     with pytest.raises(ValueError, match=message):
         quiet_trainer(tmp_path, 1).fit(module, datamodule=datamodule)
 

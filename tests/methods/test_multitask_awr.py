@@ -9,9 +9,8 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from datamodules import TaskBuffers
 from offline_meta_rl.methods.multitask_awr import MultitaskAWR
-from tests.helpers import build, make_dataset, quiet_trainer
+from tests.helpers import build, make_dataset, quiet_trainer, task_buffers
 from tests.references import macaw as reference
 
 TASKS, ROWS, ALL_TASKS = 3, 16, 7
@@ -165,7 +164,7 @@ def test_adapt_and_held_out_losses_take_the_methods_own_number_of_steps() -> Non
 
 def test_another_number_of_tasks_is_refused(tmp_path: Path) -> None:
     path = make_dataset(tmp_path / "data", num_tasks=6)
-    data = TaskBuffers(env="point_robot", path=str(path), inner_batch_size=4, outer_batch_size=4)
+    data = task_buffers(path, inner_size=4, outer_size=4)
     with pytest.raises(ValueError, match=r"fields .*'terminal_discount'\], found .* Set --data"):
         quiet_trainer(tmp_path, 1).fit(
             make(bootstrap_value=True, one_hot_tasks=6).float(), datamodule=data

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 import offline_meta_rl
 from datamodules.task_buffers import TaskBuffers
 from offline_meta_rl import cli
+from offline_meta_rl.common.settings import arguments_of
 from offline_meta_rl.data.context import context_from_episodes
 from offline_meta_rl.envs.base import Array
 from offline_meta_rl.losses.pearl import actor_gaussian
@@ -60,9 +61,7 @@ def settings(path: Path, **model: Any) -> dict[str, Any]:
     found["data"]["init_args"] = {
         "env": "point_robot",
         "path": str(path),
-        "tasks_per_batch": 2,
-        "inner_batch_size": 32,
-        "outer_batch_size": 64,
+        "batches": {"tasks": 2, "inner_size": 32, "outer_size": 64},
         "steps_per_epoch": 1200,
         "fields": [*FIELDS],
     }
@@ -81,7 +80,7 @@ def test_its_context_decides_which_goal_it_goes_to(goals: Path, tmp_path: Path) 
     checkpoint = tmp_path / "checkpoints" / "last.ckpt"
     module = offline_meta_rl.load(checkpoint)
     assert isinstance(module, Pearl)
-    data = TaskBuffers(**settings(goals)["data"]["init_args"])
+    data = TaskBuffers(**arguments_of(TaskBuffers, settings(goals)["data"]["init_args"]))
     data.setup("predict")
     context = data.context([0, 1], 32, seed=0)
     references = data.dataset.manifest.reference_returns

@@ -34,7 +34,7 @@ def record(method: str, data_path: Path, folder: Path, tasks: int, processes: in
         "init_args": {"path": str(folder / "record")},
     }
     settings = tiny.config(method, data_path, max_steps=STEPS, callbacks=[recorder])
-    settings["data"]["init_args"] |= {"tasks_per_batch": tasks}
+    settings["data"]["init_args"]["batches"]["tasks"] = tasks
     if processes > 1:
         settings["trainer"] |= {"strategy": "ddp_fork", "devices": processes}
     tiny.write(settings, folder)

@@ -1,5 +1,6 @@
 """Every method with a configuration small enough for tests, and the real command to train it."""
 
+import copy
 import importlib
 import os
 import pkgutil
@@ -78,11 +79,12 @@ DATA = {
         "init_args": {"family": "point_robot", "lifetime_steps": 700, **LIFETIMES},
     },
 }
-BUFFERS = {"inner_batch_size": 4, "outer_batch_size": 4, "tasks_per_batch": 5}
+BUFFERS = {"batches": {"inner_size": 4, "outer_size": 4, "tasks": 5}}
 TRANSITIONS = ["observation", "action", "reward", "next_observation", "terminated"]
 FIELDS = {"CQL": TRANSITIONS, "Pearl": TRANSITIONS}
 STEPS_PER_EPOCH = 6
-EVALUATE = {"class_path": "Evaluate", "init_args": {"episodes": 1, "context_size": 8}}
+PROTOCOL = {"episodes": 1, "context_size": 8}
+EVALUATE = {"class_path": "Evaluate", "init_args": {"protocol": PROTOCOL}}
 
 
 def _subclasses(parent: type[MetaModule]) -> set[type[MetaModule]]:
@@ -136,7 +138,7 @@ def config(
         evaluate: measure returns at validation too, where the method adapts.
         trainer: options of the trainer that differ.
     """
-    buffers = {"env": "point_robot", "path": str(data_path), **BUFFERS}
+    buffers = {"env": "point_robot", "path": str(data_path), **copy.deepcopy(BUFFERS)}
     if method in FIELDS:
         buffers["fields"] = FIELDS[method]
     data = DATA.get(method, {"class_path": "TaskBuffers", "init_args": buffers})

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from offline_meta_rl.behaviour.collect import collect
+from offline_meta_rl.behaviour.collection import Collection
 from offline_meta_rl.envs.base import Array
 from offline_meta_rl.envs.point_robot import PointRobot
 from offline_meta_rl.evaluation.rollout import run_episodes
@@ -27,7 +28,7 @@ class TwoGoals(PointRobot):
 
 def collect_goals(folder: Path) -> Path:
     """Write the dataset of both goals; return its path."""
-    return collect(TwoGoals(), folder / "dataset", transitions_per_stage=1500, progress=False)
+    return collect(TwoGoals(), folder / "dataset", Collection(transitions_per_stage=1500))
 
 
 def goal_returns(policies: BatchedPolicy) -> Array:

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-Rows = dict[str, NDArray]
+from offline_meta_rl.data.blocks import Columns
 
 
 def whole_episodes(
-    chunks: Iterable[tuple[Rows, NDArray[np.bool_]]], *, where: str, horizon: int
-) -> Iterator[tuple[Rows, NDArray[np.int64]]]:
+    chunks: Iterable[tuple[Columns, NDArray[np.bool_]]], *, where: str, horizon: int
+) -> Iterator[tuple[Columns, NDArray[np.int64]]]:
     """Regroup chunks of rows so that each holds whole episodes.
 
     Args:
@@ -24,7 +24,7 @@ def whole_episodes(
     Raises:
         ValueError: an episode is longer than the horizon, or the last one has no end.
     """
-    carried: list[tuple[Rows, NDArray[np.bool_]]] = []
+    carried: list[tuple[Columns, NDArray[np.bool_]]] = []
     done = 0
     for rows, end in chunks:
         last = np.flatnonzero(end)
@@ -48,8 +48,8 @@ def whole_episodes(
 
 
 def _take(
-    rows: Rows, end: NDArray[np.bool_], start: int, stop: int
-) -> tuple[Rows, NDArray[np.bool_]]:
+    rows: Columns, end: NDArray[np.bool_], start: int, stop: int
+) -> tuple[Columns, NDArray[np.bool_]]:
     return {key: array[start:stop] for key, array in rows.items()}, end[start:stop]
 
 

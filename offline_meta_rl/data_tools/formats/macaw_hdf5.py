@@ -10,24 +10,19 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from offline_meta_rl.data.blocks import TaskBlock
-from offline_meta_rl.data.checks import broken_rows
-from offline_meta_rl.data.manifest import box
-from offline_meta_rl.data.returns import backward_returns, disagreement
-from offline_meta_rl.data_tools.description import describe
-from offline_meta_rl.data_tools.formats.episodes import (
-    Rows,
-    reversed_episodes,
-    whole_episodes,
-)
+from offline_meta_rl.data.blocks import Columns, TaskBlock, broken_rows, last_steps
+from offline_meta_rl.data.description import box
+from offline_meta_rl.data.source import TaskSource
+from offline_meta_rl.data_tools.describe import DescriptionFile, describe
+from offline_meta_rl.data_tools.formats.episodes import reversed_episodes, whole_episodes
+from offline_meta_rl.data_tools.formats.files import fingerprint, number_tasks
 from offline_meta_rl.data_tools.formats.restricted_pickle import load_plain
 from offline_meta_rl.data_tools.formats.rows import RowFile
-from offline_meta_rl.data_tools.source import TaskSource, fingerprint, number_tasks
+from offline_meta_rl.data_tools.returns import backward_returns, disagreement
 
 BUFFER_NAME = re.compile(r"buffers_(?P<environment>.+)_train_(?P<task>\d+)_sub_task_0\.hdf5")
 FAMILY_OF = {"walker_param": "walker_params"}
@@ -59,7 +54,7 @@ class MacawFolder(TaskSource):
     def __init__(
         self,
         folder: Path,
-        settings: Mapping[str, Any],
+        settings: DescriptionFile,
         *,
         stride: int = 1,
         pickles: Path | None = None,
@@ -82,7 +77,8 @@ class MacawFolder(TaskSource):
                 f"{ {file.name: size for file, size in sizes.items()} }."
             )
         observation_size, action_size = next(iter(sizes.values()))
-        settings = {"family": FAMILY_OF.get(environment, environment)} | dict(settings)
+        known: DescriptionFile = {"family": FAMILY_OF.get(environment, environment)}
+        settings = known | settings
         sources = list(self._files.values())
         if pickles is not None and "task_parameters" not in settings:
             files = [pickles / f"env_{environment}_train_task{task}.pkl" for task in tasks]
@@ -91,15 +87,12 @@ class MacawFolder(TaskSource):
             settings,
             where=folder,
             num_tasks=len(tasks),
-            observation_space=box([observation_size], "float32", None, None),
-            action_space=box([action_size], "float32", -1.0, 1.0),
+            observation_space=box([observation_size]),
+            action_space=box([action_size], low=-1.0, high=1.0),
             default_stage=STAGE,
         )
-        self.origin = {
-            "from": "macaw",
-            "files": fingerprint(folder, sources),
-            "stride": stride,
-        }
+        content = fingerprint(folder, sources)
+        self.origin = {"config": {"from": "macaw", "files": content, "stride": stride}}
 
     def blocks(self, task: int) -> Iterator[TaskBlock]:
         """Yield the episodes of one file in time order, every k-th of them."""
@@ -143,9 +136,9 @@ def _sizes(file: Path) -> tuple[int, int]:
         return int(np.prod(rows.shapes["obs"][1:])), int(np.prod(rows.shapes["actions"][1:]))
 
 
-def _stored_episodes(rows: RowFile, discount: float) -> Iterator[tuple[Rows, NDArray[np.bool_]]]:
+def _stored_episodes(rows: RowFile, discount: float) -> Iterator[tuple[Columns, NDArray[np.bool_]]]:
     """Yield rows as stored, and whether the next stored row belongs to another episode."""
-    held: Rows | None = None
+    held: Columns | None = None
     for chunk in rows.chunks(KEYS):
         joined = (
             chunk
@@ -160,7 +153,7 @@ def _stored_episodes(rows: RowFile, discount: float) -> Iterator[tuple[Rows, NDA
         yield held, np.ones(1, dtype=bool)
 
 
-def _is_last_step(rows: Rows, discount: float) -> NDArray[np.bool_]:
+def _is_last_step(rows: Columns, discount: float) -> NDArray[np.bool_]:
     """Return whether each row is the last step of an episode: the first of it that is stored."""
     to_end = rows["terminal_discounts"].reshape(-1).astype(np.float64)
     first = np.ones(len(to_end), dtype=bool)
@@ -173,15 +166,16 @@ def _is_last_step(rows: Rows, discount: float) -> NDArray[np.bool_]:
 
 
 def _forwards(
-    rows: Rows, length: NDArray[np.int64], discount: float, where: str, read: int
-) -> Rows:
+    rows: Columns, length: NDArray[np.int64], discount: float, where: str, read: int
+) -> Columns:
     """Turn episodes around and check that they are what they say."""
     stored = reversed_episodes(length)
     rows = {key: array[stored] for key, array in rows.items()}
-    end = np.zeros(len(stored), dtype=bool)
-    end[np.cumsum(length) - 1] = True
-    reward = rows["rewards"].reshape(-1)
-    terminated = rows["terminals"].reshape(-1)
+    end = last_steps(length)
+    reward, returns = (
+        rows[key].reshape(-1).astype(np.float64) for key in ("rewards", "mc_rewards")
+    )
+    terminated = rows["terminals"].reshape(-1).astype(bool)
     broken = broken_rows(rows["obs"], rows["next_obs"], end)
     if len(broken):
         raise ValueError(
@@ -189,7 +183,7 @@ def _forwards(
             "follows in time, found another. The rows of an episode are mixed up; copy the file "
             "again."
         )
-    wrong = disagreement(rows["mc_rewards"].reshape(-1), backward_returns(reward, end, discount))
+    wrong = disagreement(returns, backward_returns(reward, end, discount))
     if len(wrong):
         raise ValueError(
             f"{where}: row {read + stored[wrong[0]]}: mc_rewards: expected the discounted sum of "
@@ -199,7 +193,7 @@ def _forwards(
     return {
         "observation": rows["obs"].reshape(len(stored), -1),
         "action": rows["actions"].reshape(len(stored), -1),
-        "reward": reward,
+        "reward": rows["rewards"].reshape(-1),
         "next_observation": rows["next_obs"].reshape(len(stored), -1),
         "terminated": terminated,
         "truncated": end & ~terminated,
@@ -213,7 +207,7 @@ def _task_parameters(file: Path) -> list[float]:
     content = load_plain(file)
     task = content[0] if isinstance(content, list) and len(content) == 1 else content
     names = next((n for n in PARAMETERS if isinstance(task, dict) and set(n) <= set(task)), None)
-    if names is None:
+    if names is None or not isinstance(task, dict):
         raise ValueError(
             f"{file}: expected a list with one dict with the keys "
             f"{' or '.join(' '.join(names) for names in PARAMETERS)}, found {content!r:.80}. List "
@@ -224,15 +218,14 @@ def _task_parameters(file: Path) -> list[float]:
     return [float(value) for value in np.asarray(task[names[0]]).reshape(-1)]
 
 
-def _walker_exponents(task: Mapping[str, Any], file: Path) -> list[float]:
+def _walker_exponents(task: Mapping[str, ArrayLike], file: Path) -> list[float]:
     """Return which powers of each nominal body parameter give the values of a task."""
     from offline_meta_rl.envs.locomotion.families import WalkerParams
 
-    family = WalkerParams()
-    model = family.base_model()
+    model = WalkerParams().base_model()
     exponents: list[float] = []
-    for name, base in family.scaled_arrays:
-        nominal = np.asarray(getattr(model, name), dtype=np.float64).reshape(-1)
+    for name, (array, base) in WalkerParams.scaled_arrays(model).items():
+        nominal = np.asarray(array, dtype=np.float64).reshape(-1)
         found = np.asarray(task[name], dtype=np.float64).reshape(-1)
         ratio = np.ones(len(nominal))
         scaled = nominal != 0.0

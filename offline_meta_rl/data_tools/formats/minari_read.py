@@ -3,26 +3,60 @@
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Final, Protocol, TypedDict, cast
 
 import numpy as np
 
 from offline_meta_rl.common.extras import require
-from offline_meta_rl.data.blocks import TaskBlock
-from offline_meta_rl.data.manifest import TRANSITION_KEYS, box
-from offline_meta_rl.data_tools.description import describe
-from offline_meta_rl.data_tools.source import (
-    Description,
-    TaskSource,
+from offline_meta_rl.data.blocks import Columns, TaskBlock
+from offline_meta_rl.data.description import TRANSITION_KEYS, Description, Space, box
+from offline_meta_rl.data.source import TaskSource
+from offline_meta_rl.data_tools.describe import DescriptionFile, describe
+from offline_meta_rl.data_tools.formats.files import (
     fingerprint,
     number_tasks,
     rows_per_block,
+    shared_spaces,
 )
 
-METADATA_KEY = "offline_meta_rl"
+if TYPE_CHECKING:
+    from gymnasium import spaces
+
+METADATA_KEY: Final = "offline_meta_rl"
 UNREADABLE = (OSError, KeyError, ValueError, RuntimeError, AssertionError, EOFError)
+
+
+class OwnMetadata(TypedDict):
+    """What this project adds to the metadata of a Minari dataset that it writes."""
+
+    task: int
+    description: dict[str, object]
+
+
+class Metadata(TypedDict, total=False):
+    """What is read of a Minari dataset's metadata."""
+
+    dataset_id: str
+    offline_meta_rl: OwnMetadata
+
+
+class MinariStorage(Protocol):
+    """What is used of Minari's ``MinariStorage``, which has no types of its own."""
+
+    total_episodes: int
+    observation_space: "spaces.Space"
+    action_space: "spaces.Space"
+
+    def get_episodes(self, episode_indices: Iterable[int]) -> Iterator[Columns]:
+        """Yield the arrays of episodes."""
+
+    def get_episode_metadata(
+        self, episode_indices: Iterable[int]
+    ) -> Iterator[Mapping[str, object]]:
+        """Yield what is noted of episodes."""
 
 
 class MinariFolder(TaskSource):
@@ -40,7 +74,7 @@ class MinariFolder(TaskSource):
         ImportError: Minari is not installed.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: DescriptionFile) -> None:
         self._minari = require("minari")
         files = sorted(folder.rglob("metadata.json"))
         metadata = [_metadata(file, self._minari) for file in files]
@@ -49,21 +83,21 @@ class MinariFolder(TaskSource):
         tasks = number_tasks(names, numbers, folder)
         self._folders = {task: folder / name for task, name in tasks.items()}
         self._storages = {task: self._read(path) for task, path in self._folders.items()}
-        own = [entry.get(METADATA_KEY) for entry in metadata]
-        if all(own):
+        own = [entry[METADATA_KEY] for entry in metadata if METADATA_KEY in entry]
+        if len(own) == len(metadata):
             self.description = _own_description(own, folder, len(tasks))
         else:
             self.description = self._describe(settings, folder)
         data = [
             f for path in self._folders.values() for f in sorted(path.rglob("*")) if f.is_file()
         ]
-        self.origin = {"from": "minari", "files": fingerprint(folder, data)}
+        self.origin = {"config": {"from": "minari", "files": fingerprint(folder, data)}}
 
     def blocks(self, task: int) -> Iterator[TaskBlock]:
         """Yield the episodes of one Minari dataset."""
         storage = self._storages[task]
         where = self._folders[task]
-        pending: list[dict[str, Any]] = []
+        pending: list[Columns] = []
         stages: list[int] = []
         size = 0
         limit = rows_per_block(1)
@@ -82,18 +116,18 @@ class MinariFolder(TaskSource):
         if pending:
             yield _join(pending, stages)
 
-    def _read(self, path: Path) -> Any:
+    def _read(self, path: Path) -> MinariStorage:
         """Open one dataset without reading its episodes."""
         storage_class = require("minari.dataset.minari_storage").MinariStorage
         with _explained(path):
-            storage = storage_class.read(path)
+            storage: MinariStorage = storage_class.read(path)
         if not storage.total_episodes:
             raise ValueError(f"{path}: expected episodes, found an empty task. Remove it.")
         return storage
 
     def _episode(
-        self, found: dict[str, Any], about: dict[str, Any], index: int, where: Path
-    ) -> tuple[dict[str, Any], int]:
+        self, found: Columns, about: Mapping[str, object], index: int, where: Path
+    ) -> tuple[Columns, int]:
         """Return the transitions of one episode and its stage."""
         observations, steps = found["observations"], len(found["rewards"])
         keys = ("actions", "rewards", "terminations", "truncations")
@@ -111,9 +145,9 @@ class MinariFolder(TaskSource):
                     f"{'bool' if kinds == 'b' else 'numbers'}, found {found[key].dtype}. "
                     "Convert it."
                 )
-        truncated = np.array(found["truncations"])
+        truncated = np.array(found["truncations"], dtype=bool)
         truncated[-1] |= not found["terminations"][-1]
-        name = about.get("stage", self.description.stages[0])
+        name = str(about.get("stage", self.description.stages[0]))
         if name not in self.description.stages:
             raise ValueError(
                 f"{where}: episode {index}: expected a stage out of {self.description.stages}, "
@@ -129,41 +163,39 @@ class MinariFolder(TaskSource):
         )
         return dict(zip(TRANSITION_KEYS, values, strict=True)), self.description.stages.index(name)
 
-    def _describe(self, settings: Mapping[str, Any], folder: Path) -> Description:
-        spaces: dict[str, dict[str, Any]] = {}
-        for task, storage in self._storages.items():
-            found = {
-                "observation_space": _box(storage.observation_space, self._folders[task]),
-                "action_space": _box(storage.action_space, self._folders[task]),
-            }
-            if spaces and found != spaces:
-                raise ValueError(
-                    f"{self._folders[task]}: expected the spaces of the other tasks, {spaces}; "
-                    f"found {found}. All tasks share their spaces."
-                )
-            spaces = found
+    def _describe(self, settings: DescriptionFile, folder: Path) -> Description:
+        found = {
+            self._folders[task]: (
+                _box(storage.observation_space, self._folders[task]),
+                _box(storage.action_space, self._folders[task]),
+            )
+            for task, storage in self._storages.items()
+        }
+        observation, action = shared_spaces(found)
         return describe(
             settings,
             where=folder,
-            num_tasks=len(self._storages),
-            observation_space=spaces["observation_space"],
-            action_space=spaces["action_space"],
+            num_tasks=len(found),
+            observation_space=observation,
+            action_space=action,
         )
 
 
-def _box(space: Any, where: Path) -> dict[str, Any]:
+def _box(space: "spaces.Space", where: Path) -> Space:
     """Return the manifest's entry of a gymnasium space; floating-point numbers become float32."""
-    if type(space).__name__ != "Box":
+    from gymnasium import spaces
+
+    if not isinstance(space, spaces.Box):
         raise ValueError(f"{where}: expected a Box space, found {space}. Flatten it to one vector.")
     dtype = "float32" if space.dtype.kind == "f" else str(space.dtype)
     low, high = (
         float(side.flat[0]) if np.isfinite(side).all() and (side == side.flat[0]).all() else None
         for side in (space.low, space.high)
     )
-    return box(list(space.shape), dtype, low, high)
+    return box(space.shape, dtype, low, high)
 
 
-def _metadata(file: Path, minari: Any) -> dict[str, Any]:
+def _metadata(file: Path, minari: ModuleType) -> Metadata:
     """Return the metadata of a dataset of a version that can be read."""
     try:
         metadata = json.loads(file.read_text(encoding="utf-8"))
@@ -179,11 +211,10 @@ def _metadata(file: Path, minari: Any) -> dict[str, Any]:
             f"{file}: expected a dataset of Minari {min(minari.supported_dataset_versions)} to "
             f"{minari.__version__}, found {version}. Install the Minari that wrote it."
         )
-    result: dict[str, Any] = metadata
-    return result
+    return cast(Metadata, metadata)
 
 
-def _task_of(metadata: dict[str, Any], file: Path) -> int:
+def _task_of(metadata: Metadata, file: Path) -> int:
     if METADATA_KEY in metadata:
         return int(metadata[METADATA_KEY]["task"])
     name = re.sub(r"-v\d+$", "", str(metadata.get("dataset_id", "")))
@@ -196,12 +227,13 @@ def _task_of(metadata: dict[str, Any], file: Path) -> int:
     return int(numbers[-1])
 
 
-def _own_description(own: list[Any], folder: Path, found: int) -> Description:
+def _own_description(own: Sequence[OwnMetadata], folder: Path, found: int) -> Description:
     """Return the description that every dataset of this project's holds."""
     descriptions = [entry["description"] for entry in own]
     if any(entry != descriptions[0] for entry in descriptions):
         raise ValueError(f"{folder}: expected the tasks of one dataset, found those of several.")
-    description = Description(**descriptions[0])
+    # Checked when a dataset is written from it.
+    description = Description(**cast(dict, descriptions[0]))
     if description.num_tasks != found:
         raise ValueError(
             f"{folder}: expected {description.num_tasks} tasks, found {found}. Copy the others."
@@ -209,7 +241,7 @@ def _own_description(own: list[Any], folder: Path, found: int) -> Description:
     return description
 
 
-def _join(episodes: list[dict[str, Any]], stages: list[int]) -> TaskBlock:
+def _join(episodes: list[Columns], stages: list[int]) -> TaskBlock:
     columns = {key: np.concatenate([e[key] for e in episodes]) for key in TRANSITION_KEYS}
     return TaskBlock(columns, stages, [len(episode["reward"]) for episode in episodes])
 

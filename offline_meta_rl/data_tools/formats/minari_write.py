@@ -11,7 +11,8 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +26,14 @@ from offline_meta_rl.common.files import (
     sync_folder,
 )
 from offline_meta_rl.common.progress import progress_bar
-from offline_meta_rl.data.blocks import TaskBlock
-from offline_meta_rl.data.checks import broken_rows, check_same_collection
+from offline_meta_rl.data.blocks import Columns, TaskBlock, broken_rows, last_steps
+from offline_meta_rl.data.description import Space
+from offline_meta_rl.data.source import TaskSource, local_target
+from offline_meta_rl.data.writer import check_same_collection
 from offline_meta_rl.data_tools.formats.minari_read import METADATA_KEY
-from offline_meta_rl.data_tools.source import TaskSource, local_target
+
+if TYPE_CHECKING:
+    from gymnasium import spaces
 
 EPISODE_BYTES = 2**15  # that HDF5 needs for an episode beside its numbers, at most
 
@@ -76,7 +81,9 @@ def write_minari(source: TaskSource, target: str | Path) -> Path:
     return path
 
 
-def _write_task(source: TaskSource, task: int, dataset_id: str, folder: Path, minari: Any) -> None:
+def _write_task(
+    source: TaskSource, task: int, dataset_id: str, folder: Path, minari: ModuleType
+) -> None:
     """Write one Minari dataset, then force it to the disk."""
     storage_class = require("minari.dataset.minari_storage").MinariStorage
     about = source.description
@@ -125,18 +132,20 @@ def _check_room(folder: Path, block: TaskBlock) -> None:
 
 def _buffers(
     source: TaskSource, task: int, folder: Path, stages: list[dict[str, str]]
-) -> Iterator[Any]:
+) -> Iterator[object]:
     """Yield Minari's episodes, noting the stage of each."""
     episode_class = require("minari.data_collector.episode_buffer").EpisodeBuffer
     for block in source.blocks(task):
         _check_room(folder, block)
         arrays = {key: np.asarray(array) for key, array in block.transitions.items()}
-        stop = np.cumsum(block.length)
-        final = block.final_observation
-        if final is None:
-            final = _final_observations(task, arrays, stop)
+        length = np.asarray(block.length, dtype=np.int64)
+        stop = np.cumsum(length)
+        if block.final_observation is None:
+            final = _final_observations(task, arrays, length)
+        else:
+            final = np.asarray(block.final_observation)
         for index, (last, stage) in enumerate(zip(stop, block.stage, strict=True)):
-            first = last - block.length[index]
+            first = last - length[index]
             part = {key: array[first:last] for key, array in arrays.items()}
             stages.append({"stage": source.description.stages[int(stage)]})
             yield episode_class(
@@ -149,21 +158,20 @@ def _buffers(
 
 
 def _final_observations(
-    task: int, arrays: dict[str, NDArray[Any]], stop: NDArray[np.int64]
-) -> NDArray[Any]:
+    task: int, arrays: Columns, length: NDArray[np.int64]
+) -> NDArray[np.generic]:
     """Return the last next observation of each episode, once the others are known to be there."""
-    end = np.zeros(int(stop[-1]), dtype=bool)
-    end[stop - 1] = True
+    end = last_steps(length)
     if len(broken_rows(arrays["observation"], arrays["next_observation"], end)):
         raise ValueError(
             f"Task {task}: next_observation: expected the observation of the following row "
             "within every episode, found others, which Minari cannot store. `lightning data "
             "validate` names the rows."
         )
-    return arrays["next_observation"][stop - 1]
+    return arrays["next_observation"][end]
 
 
-def _space(entry: dict[str, Any]) -> Any:
+def _space(entry: Space) -> "spaces.Box":
     """Return the gymnasium space of a manifest's entry."""
     from gymnasium import spaces
 

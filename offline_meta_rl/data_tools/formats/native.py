@@ -1,35 +1,37 @@
 """Reading datasets of this project's own format as sources: whole, or some of their episodes."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offline_meta_rl.data.blocks import TaskBlock
-from offline_meta_rl.data.manifest import FINAL_KEY
+from offline_meta_rl.data.description import FINAL_KEY, Description
+from offline_meta_rl.data.source import TaskSource
 from offline_meta_rl.data.stored import StoredDataset
-from offline_meta_rl.data_tools.source import Description, TaskSource, rows_per_block
+from offline_meta_rl.data_tools.formats.files import rows_per_block
+
+Part = tuple[StoredDataset, NDArray[np.int64], NDArray[np.int64]]
+"""(dataset, its episodes, stage of each of them in the new dataset)."""
 
 
 class EpisodeSource(TaskSource):
     """Episodes of one or more datasets, as tasks of a new one.
 
     Args:
-        description: of the new dataset.
-        origin: all that decides the result.
-        parts: for each task of the new dataset: (dataset, its episodes, stage of each episode in
-            the new dataset), in the order of writing.
+        description: Of the new dataset.
+        config: All that decides the result.
+        parts: Of each task of the new dataset, in the order of writing.
     """
 
     def __init__(
         self,
         description: Description,
-        origin: dict[str, Any],
-        parts: Sequence[Sequence[tuple[StoredDataset, NDArray[np.int64], NDArray[np.int64]]]],
+        config: dict[str, object],
+        parts: Sequence[Sequence[Part]],
     ) -> None:
         self.description = description
-        self.origin = origin
+        self.origin = {"config": config}
         self._parts = parts
 
     @classmethod
@@ -38,7 +40,7 @@ class EpisodeSource(TaskSource):
         task, stage = (dataset.values(f"episodes/{key}") for key in ("task", "stage"))
         every = [np.flatnonzero(task == index) for index in range(dataset.manifest.num_tasks)]
         return cls(
-            Description.of(dataset.manifest),
+            dataset.manifest.without_data(),
             {"dataset": dataset.checksum},
             [[(dataset, episodes, stage[episodes])] for episodes in every],
         )

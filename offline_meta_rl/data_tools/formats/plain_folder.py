@@ -6,19 +6,19 @@ say where episodes end and which behaviour they come from, and may be left out.
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from offline_meta_rl.data.blocks import TaskBlock
-from offline_meta_rl.data.manifest import TRANSITION_KEYS, are_images, box
-from offline_meta_rl.data_tools.description import describe
-from offline_meta_rl.data_tools.formats.episodes import Rows, whole_episodes
+from offline_meta_rl.data.blocks import Columns, TaskBlock, last_steps
+from offline_meta_rl.data.description import TRANSITION_KEYS, Space, are_images, box
+from offline_meta_rl.data.source import TaskSource
+from offline_meta_rl.data_tools.describe import DescriptionFile, describe
+from offline_meta_rl.data_tools.formats.episodes import whole_episodes
+from offline_meta_rl.data_tools.formats.files import fingerprint, number_tasks, shared_spaces
 from offline_meta_rl.data_tools.formats.rows import HDF5_SUFFIXES, RowFile
-from offline_meta_rl.data_tools.source import TaskSource, fingerprint, number_tasks
 
 SUFFIXES = (".npz", *HDF5_SUFFIXES)
 NUMBERS = ("observation", "action", "reward", "next_observation")
@@ -36,19 +36,12 @@ class PlainFolder(TaskSource):
         ValueError: a file is damaged or does not fit, a task is missing or there twice.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, settings: DescriptionFile) -> None:
         names = sorted(file.name for file in folder.iterdir() if file.suffix in SUFFIXES)
         tasks = number_tasks(names, [_task_of(folder / name) for name in names], folder)
         self._files = {task: folder / name for task, name in tasks.items()}
         spaces = {file: _spaces(file) for file in self._files.values()}
-        observation, action = spaces[self._files[0]]
-        for file, found in spaces.items():
-            if found != (observation, action):
-                raise ValueError(
-                    f"{file}: expected observations and actions as in the first task, "
-                    f"{observation} and {action}; found {found[0]} and {found[1]}. All tasks share "
-                    "their spaces."
-                )
+        observation, action = shared_spaces(spaces)
         self.description = describe(
             settings,
             where=folder,
@@ -56,7 +49,8 @@ class PlainFolder(TaskSource):
             observation_space=observation,
             action_space=action,
         )
-        self.origin = {"from": "folder", "files": fingerprint(folder, self._files.values())}
+        config = {"from": "folder", "files": fingerprint(folder, self._files.values())}
+        self.origin = {"config": config}
 
     def blocks(self, task: int) -> Iterator[TaskBlock]:
         """Yield the episodes of one file."""
@@ -105,20 +99,23 @@ def _open(file: Path) -> Iterator[RowFile]:
         rows.close()
 
 
-def _spaces(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _spaces(file: Path) -> tuple[Space, Space]:
     with _open(file) as rows:
         return _space(rows, "observation"), _space(rows, "action")
 
 
-def _space(rows: RowFile, key: str) -> dict[str, Any]:
+def _space(rows: RowFile, key: str) -> Space:
     dtype = rows.dtypes[key]
     limit = 1.0 if key == "action" else None
     name = "uint8" if dtype == np.uint8 else "float32"
-    found = box(list(rows.shapes[key][1:]), name, None if limit is None else -limit, limit)
-    return found | {"low": 0.0, "high": 255.0} if are_images(found) else found
+    shape = rows.shapes[key][1:]
+    found = box(shape, name, None if limit is None else -limit, limit)
+    return box(shape, name, 0.0, 255.0) if are_images(found) else found
 
 
-def _check_stages(stage: NDArray[Any] | None, episodes: int, file: Path, *, finished: bool) -> None:
+def _check_stages(
+    stage: NDArray[np.generic] | None, episodes: int, file: Path, *, finished: bool
+) -> None:
     if stage is None or len(stage) == episodes or (len(stage) > episodes and not finished):
         return
     raise ValueError(
@@ -135,17 +132,15 @@ def _ends(rows: RowFile) -> NDArray[np.bool_]:
             f"{rows.file}: length: expected positive lengths that sum to {total} rows, found a sum "
             f"of {length.sum()}. Count the steps of each episode."
         )
-    ends = np.zeros(total, dtype=bool)
-    ends[np.cumsum(length) - 1] = True
-    return ends
+    return last_steps(length)
 
 
 def _chunks(
     rows: RowFile, ends: NDArray[np.bool_] | None
-) -> Iterator[tuple[Rows, NDArray[np.bool_]]]:
+) -> Iterator[tuple[Columns, NDArray[np.bool_]]]:
     start = 0
     for chunk in rows.chunks(TRANSITION_KEYS):
         count = len(chunk["reward"])
-        flags = chunk["terminated"] | chunk["truncated"]
+        flags = chunk["terminated"].astype(bool) | chunk["truncated"].astype(bool)
         yield chunk, flags if ends is None else ends[start : start + count]
         start += count

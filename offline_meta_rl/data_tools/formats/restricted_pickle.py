@@ -7,14 +7,16 @@ refused before it is looked up.
 
 import itertools
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 LARGEST_FILE = 16 * 2**20
 MOST_VALUES = 10**5
+ByteOrder = Literal["<", ">", "|", "="]
 _PLAIN = (int, float, bool, str, bytes, type(None))
 
 
@@ -23,16 +25,19 @@ class _Refused(Exception):
 
 
 class _Type:
-    """Stands for a numpy dtype while a pickle is read."""
+    """Stands for a numpy dtype while a pickle is read.
 
-    def __init__(self, name: Any, *flags: Any) -> None:
+    What a pickle gives it is checked before it is used.
+    """
+
+    def __init__(self, name: str | bytes, *flags: object) -> None:
         self.name = name if isinstance(name, str) else name.decode("ascii")
-        self.order: Any = "|"
+        self.order: ByteOrder = "|"
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: tuple[object, ByteOrder]) -> None:
         self.order = state[1]
 
-    def numpy(self) -> np.dtype[Any]:
+    def numpy(self) -> np.dtype:
         """Return the dtype; plain numbers only."""
         dtype = np.dtype(self.name)
         if dtype.kind not in "biufc" or self.order not in ("<", ">", "|", "="):
@@ -46,14 +51,14 @@ class _Array:
     def __init__(self) -> None:
         self.shape: tuple[int, ...] = ()
         self.type = _Type("f8")
-        self.content: Any = b""
+        self.content: object = b""
         self.order = "C"
 
-    def __setstate__(self, state: Any) -> None:
+    def __setstate__(self, state: tuple[object, tuple[int, ...], _Type, bool, object]) -> None:
         _, self.shape, self.type, columns_first, self.content = state
         self.order = "F" if columns_first else "C"
 
-    def numpy(self) -> Any:
+    def numpy(self) -> NDArray[np.generic]:
         """Return the array."""
         content = self.content
         if isinstance(content, str):
@@ -63,7 +68,7 @@ class _Array:
         return _filled(content, self.type, self.shape, self.order)
 
 
-def load_plain(file: Path) -> Any:
+def load_plain(file: Path) -> object:
     """Read a pickle of plain values.
 
     Returns:
@@ -92,7 +97,7 @@ def load_plain(file: Path) -> Any:
 class _Unpickler(pickle.Unpickler):
     """Knows how numpy's arrays and scalars are built, and nothing else."""
 
-    def find_class(self, module: str, name: str) -> Any:
+    def find_class(self, module: str, name: str) -> Callable[..., object] | None:
         """Return a stand-in, or refuse."""
         core = module in ("numpy.core.multiarray", "numpy._core.multiarray")
         if core and name == "_reconstruct":
@@ -110,26 +115,28 @@ class _Unpickler(pickle.Unpickler):
         raise _Refused(f"{module}.{name}")
 
 
-def _empty(*_: Any) -> _Array:
+def _empty(*_: object) -> _Array:
     """Return an array to be filled, whatever shape it is said to have."""
     return _Array()
 
 
-def _bytes(text: Any, encoding: str = "latin1") -> bytes:
+def _bytes(text: object, encoding: str = "latin1") -> bytes:
     """Return bytes that a pickle holds as text."""
     if encoding != "latin1":
         raise _Refused(f"text as {encoding!r}")
     return text if isinstance(text, bytes) else str(text).encode("latin1")
 
 
-def _filled(content: Any, kind: _Type, shape: Any, order: str) -> Any:
+def _filled(
+    content: bytes | bytearray | memoryview, kind: _Type, shape: Iterable[int], order: str
+) -> NDArray[np.generic]:
     """Return an array of its own with this content."""
     array = np.frombuffer(content, dtype=kind.numpy())
     layout: Literal["C", "F"] = "F" if order == "F" else "C"
     return array.reshape(tuple(shape), order=layout).copy(order=layout)
 
 
-def _plain(value: Any, visited: Iterator[int]) -> Any:
+def _plain(value: object, visited: Iterator[int]) -> object:
     """Replace stand-ins; refuse what is not plain, and a few bytes that unfold without end."""
     if next(visited) > MOST_VALUES:
         raise _Refused(f"more than {MOST_VALUES} values")

@@ -5,19 +5,23 @@ import lzma
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from offline_meta_rl.common.extras import require
-from offline_meta_rl.data_tools.formats.episodes import Rows
-from offline_meta_rl.data_tools.source import rows_per_block
+from offline_meta_rl.data.blocks import Columns
+from offline_meta_rl.data_tools.formats.files import rows_per_block
 
 HDF5_SUFFIXES = (".hdf5", ".h5")
 BROKEN = (OSError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+
+
+ReadRows = Callable[[int, int], NDArray[np.generic]]
+"""Given the first row and the number of rows, returns them."""
 
 
 class RowFile(ABC):
@@ -32,7 +36,7 @@ class RowFile(ABC):
     def __init__(self, file: Path) -> None:
         self.file = file
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self.dtypes: dict[str, np.dtype[Any]] = {}
+        self.dtypes: dict[str, np.dtype] = {}
 
     @staticmethod
     def open(file: Path) -> "RowFile":
@@ -85,7 +89,7 @@ class RowFile(ABC):
             raise ValueError(f"{self.file}: expected transitions, found an empty task. Remove it.")
         return rows
 
-    def chunks(self, keys: Sequence[str]) -> Iterator[Rows]:
+    def chunks(self, keys: Sequence[str]) -> Iterator[Columns]:
         """Yield the rows of some arrays of equal length, a few megabytes at a time.
 
         Raises:
@@ -104,7 +108,7 @@ class RowFile(ABC):
                     chunk = {key: readers[key](start, count) for key in keys}
                 yield chunk
 
-    def values(self, key: str) -> NDArray[Any]:
+    def values(self, key: str) -> NDArray[np.generic]:
         """Return a small array as a whole."""
         with self.explained(), contextlib.ExitStack() as stack:
             return self._reader(key, stack)(0, self.shapes[key][0] if self.shapes[key] else 1)
@@ -126,8 +130,8 @@ class RowFile(ABC):
             ) from error
 
     @abstractmethod
-    def _reader(self, key: str, stack: contextlib.ExitStack) -> Any:
-        """Return a function of (first row, rows); called with ascending rows."""
+    def _reader(self, key: str, stack: contextlib.ExitStack) -> ReadRows:
+        """Return what reads rows of an array; called with ascending rows."""
 
 
 class Hdf5Rows(RowFile):
@@ -146,7 +150,7 @@ class Hdf5Rows(RowFile):
         """Close the file."""
         self._open.close()
 
-    def _reader(self, key: str, stack: contextlib.ExitStack) -> Any:
+    def _reader(self, key: str, stack: contextlib.ExitStack) -> ReadRows:
         array = self._open[key]
         if not array.shape:
             return lambda *_: np.atleast_1d(array[()])
@@ -176,7 +180,7 @@ class NpzRows(RowFile):
             member.close()
         self._archive.close()
 
-    def _header(self, key: str, member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    def _header(self, key: str, member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
         try:
             version = np.lib.format.read_magic(member)
             read = (
@@ -201,14 +205,14 @@ class NpzRows(RowFile):
             )
         return shape, dtype
 
-    def _reader(self, key: str, stack: contextlib.ExitStack) -> Any:
+    def _reader(self, key: str, stack: contextlib.ExitStack) -> ReadRows:
         member = stack.enter_context(self._archive.open(f"{key}.npy"))
         self._reading.append(member)
         _, dtype = self._header(key, member)
         row_shape = self.shapes[key][1:]
         row_bytes = dtype.itemsize * int(np.prod(row_shape))
 
-        def read(start: int, count: int) -> NDArray[Any]:
+        def read(start: int, count: int) -> NDArray[np.generic]:
             content = member.read(count * row_bytes)
             if len(content) != count * row_bytes:
                 raise EOFError(f"{key} ends at row {start + len(content) // max(1, row_bytes)}")

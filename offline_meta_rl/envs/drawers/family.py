@@ -10,13 +10,19 @@ two dimensions. Shapes: N environments, D drawers. Lengths are in half widths of
 """
 
 from math import ceil
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from offline_meta_rl.envs.base import Array, Bools, StepResult, generator_from
+from offline_meta_rl.envs.base import (
+    Actions,
+    Array,
+    Bools,
+    EngineState,
+    StepResult,
+    generator_from,
+)
 from offline_meta_rl.envs.drawers.image import FRONT, draw
 from offline_meta_rl.envs.scripted import ScriptedFamily
 
@@ -194,7 +200,7 @@ class DrawersLiteEngine:
         self.elapsed[mask] = 0
         return self.images()
 
-    def step(self, action: NDArray[np.floating[Any]]) -> StepResult:
+    def step(self, action: Actions) -> StepResult:
         """Move every hand by its action [N, 2], clipped to [-1, 1], times 0.2.
 
         A handle that is within reach before and after the step is pulled along.
@@ -219,7 +225,7 @@ class DrawersLiteEngine:
             reward_terms={"task": reward},
         )
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> EngineState:
         """Hands, drawers, clocks and the generator of initial positions, as tensors."""
         return {
             "hand": torch.from_numpy(self.hand.copy()),
@@ -228,7 +234,7 @@ class DrawersLiteEngine:
             "generator": self._generator.get_state(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: EngineState) -> None:
         """Continue where ``state_dict`` was taken."""
         self.hand = state["hand"].numpy().copy()
         self.opening = state["opening"].numpy().copy()

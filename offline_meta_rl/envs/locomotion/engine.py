@@ -6,7 +6,7 @@ inside a step; the engine sees that in the returned time and reports the environ
 """
 
 import os
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import mujoco
 import numpy as np
@@ -14,7 +14,14 @@ import torch
 from mujoco.rollout import Rollout
 from numpy.typing import NDArray
 
-from offline_meta_rl.envs.base import Array, Bools, StepResult, generator_from
+from offline_meta_rl.envs.base import (
+    Actions,
+    Array,
+    Bools,
+    EngineState,
+    StepResult,
+    generator_from,
+)
 
 
 class MujocoDynamics(Protocol):
@@ -120,7 +127,7 @@ class MujocoEngine:
             self.elapsed[mask] = 0
         return self.family.observation(self.qpos, self.qvel)
 
-    def step(self, action: NDArray[np.floating[Any]]) -> StepResult:
+    def step(self, action: Actions) -> StepResult:
         """Take one action [N, A], clipped to [-1, 1], in every environment."""
         clipped = np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
         control = np.repeat(clipped[:, None], self.family.frame_skip, axis=1)
@@ -143,7 +150,7 @@ class MujocoEngine:
             reward_terms=terms,
         )
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> EngineState:
         """Simulator states, clocks and the generator of initial states, as tensors."""
         return {
             "state": torch.from_numpy(self.state.copy()),
@@ -151,7 +158,7 @@ class MujocoEngine:
             "generator": self._generator.get_state(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: EngineState) -> None:
         """Continue where ``state_dict`` was taken."""
         self.state = state["state"].numpy().copy()
         self.elapsed = state["elapsed"].numpy().copy()

@@ -1,18 +1,15 @@
 """One task of a MuJoCo family as an ordinary gymnasium environment, with a simulator of its own."""
 
-from typing import Any
-
-import gymnasium
 import mujoco
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
 
 from offline_meta_rl.envs.base import Array
 from offline_meta_rl.envs.locomotion.family import LocomotionFamily
+from offline_meta_rl.envs.task_env import Info, TaskEnv
 
 
-class LocomotionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
+class LocomotionEnv(TaskEnv[LocomotionFamily, np.float32]):
     """One task of a MuJoCo family as a gymnasium environment.
 
     Args:
@@ -25,7 +22,7 @@ class LocomotionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         height: pixels of a rendered frame.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
 
     def __init__(
         self,
@@ -37,19 +34,13 @@ class LocomotionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         width: int = 320,
         height: int = 240,
     ) -> None:
-        self.family = family
-        if task_parameters is None:
-            task_parameters = family.parameters_of(task, task_seed)
-        self.parameters = np.asarray(task_parameters, dtype=np.float64)[None]
+        super().__init__(family, task, task_seed, task_parameters, render_mode)
         self.model = family.model(self.parameters[0])
         self.data = mujoco.MjData(self.model)
         self.dt = self.model.opt.timestep * family.frame_skip
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / self.dt)}
-        self.render_mode = render_mode
         self._size = (height, width)
         self._renderer: mujoco.Renderer | None = None
-        self.observation_space = spaces.Box(-np.inf, np.inf, (family.observation_size,), np.float32)
-        self.action_space = spaces.Box(-1.0, 1.0, (family.action_size,), np.float32)
 
     def _observation(self) -> NDArray[np.float32]:
         return self.family.observation(self.data.qpos[None], self.data.qvel[None])[0]
@@ -62,8 +53,8 @@ class LocomotionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self.data.qacc_warmstart[:] = 0.0
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        self, *, seed: int | None = None, options: Info | None = None
+    ) -> tuple[NDArray[np.float32], Info]:
         """Start an episode from a noisy initial state."""
         super().reset(seed=seed)
         uniform = self.np_random.uniform(-1.0, 1.0, (1, self.model.nq + self.model.nv))
@@ -74,7 +65,7 @@ class LocomotionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     def step(
         self, action: NDArray[np.float32]
-    ) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+    ) -> tuple[NDArray[np.float32], float, bool, bool, Info]:
         """Apply an action [A], clipped to [-1, 1]; truncation is left to gymnasium's time limit."""
         clipped = np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
         before, time = self.data.qpos.copy()[None], self.data.time
@@ -85,13 +76,11 @@ class LocomotionEnv(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         diverged = self.data.time < time + 0.5 * self.dt
         fallen = bool(self.family.fallen(after, self.data.qvel[None])[0])
         reward = float(self.family.reward(terms)[0])
-        info = {name: float(term[0]) for name, term in terms.items()}
+        info: Info = {name: float(term[0]) for name, term in terms.items()}
         return self._observation(), reward, fallen, bool(diverged), info
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def frame(self) -> NDArray[np.uint8]:
         """Return a frame [height, width, 3] from a camera that follows the body."""
-        if self.render_mode is None:
-            return None
         if self._renderer is None:
             self._renderer = mujoco.Renderer(self.model, *self._size)
         self._renderer.update_scene(self.data, camera="track")

@@ -156,17 +156,21 @@ class WalkerParams(LocomotionFamily):
     control_cost = 1e-3
     alive_bonus = 1.0
     per_task_model = True
-    scaled_arrays: ClassVar[tuple[tuple[str, float], ...]] = (
-        ("body_mass", 1.5),
-        ("body_inertia", 1.5),
-        ("geom_friction", 1.5),
-        ("dof_damping", 1.3),
-    )
+
+    @staticmethod
+    def scaled_arrays(model: mujoco.MjModel) -> dict[str, tuple[Array, float]]:
+        """Return the model's arrays that a task scales, and the base of each one's powers."""
+        return {
+            "body_mass": (model.body_mass, 1.5),
+            "body_inertia": (model.body_inertia, 1.5),
+            "geom_friction": (model.geom_friction, 1.5),
+            "dof_damping": (model.dof_damping, 1.3),
+        }
 
     def task_parameters(self, seed: int) -> Array:
         """Exponents u, one for every entry of the four arrays, uniform in [-3, 3]."""
         model = self.base_model()
-        size = sum(getattr(model, name).size for name, _ in self.scaled_arrays)
+        size = sum(array.size for array, _ in self.scaled_arrays(model).values())
         return np.random.default_rng(seed).uniform(-3.0, 3.0, (self.num_tasks, size))
 
     def task_features(self, parameters: Array) -> NDArray[np.float32]:
@@ -177,8 +181,7 @@ class WalkerParams(LocomotionFamily):
         """Write the scaled arrays into a fresh model; derived constants stay nominal."""
         model = self.base_model()
         start = 0
-        for name, base in self.scaled_arrays:
-            array = getattr(model, name)
+        for array, base in self.scaled_arrays(model).values():
             exponent = parameters[start : start + array.size].reshape(array.shape)
             array[...] = array * base**exponent
             start += array.size

@@ -1,18 +1,15 @@
 """One task of the two drawers as an ordinary gymnasium environment."""
 
-from typing import Any
-
-import gymnasium
 import numpy as np
-from gymnasium import spaces
 from numpy.typing import NDArray
 
 from offline_meta_rl.envs.base import Array
 from offline_meta_rl.envs.sawyer.family import OPEN, TwoDrawerSawyer
 from offline_meta_rl.envs.sawyer.simulator import START_NOISE, SawyerSimulator, WholeView
+from offline_meta_rl.envs.task_env import Info, TaskEnv
 
 
-class TwoDrawerSawyerEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]]):
+class TwoDrawerSawyerEnv(TaskEnv[TwoDrawerSawyer, np.uint8]):
     """Observations are the agent's images [3, 64, 64]; the info holds both drawers' openings.
 
     Args:
@@ -26,7 +23,7 @@ class TwoDrawerSawyerEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]]):
         ImportError: ``metaworld`` is not installed.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
 
     def __init__(
         self,
@@ -36,18 +33,14 @@ class TwoDrawerSawyerEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]]):
         task_parameters: Array | None = None,
         render_mode: str | None = None,
     ) -> None:
-        if task_parameters is None:
-            task_parameters = family.parameters_of(task, task_seed)
-        self.target = int(task_parameters[0])
-        self.render_mode = render_mode
+        super().__init__(family, task, task_seed, task_parameters, render_mode)
+        self.target = int(self.parameters[0, 0])
         self.simulator = SawyerSimulator()
         self._view: WholeView | None = None
-        self.observation_space = spaces.Box(0, 255, family.observation_shape, np.uint8)
-        self.action_space = spaces.Box(-1.0, 1.0, (family.action_size,), np.float32)
 
     def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[NDArray[np.uint8], dict[str, Any]]:
+        self, *, seed: int | None = None, options: Info | None = None
+    ) -> tuple[NDArray[np.uint8], Info]:
         """Start with both drawers closed and the hand near its start."""
         super().reset(seed=seed)
         self.simulator.start(START_NOISE * self.np_random.uniform(-1.0, 1.0, 3))
@@ -55,7 +48,7 @@ class TwoDrawerSawyerEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]]):
 
     def step(
         self, action: NDArray[np.float32]
-    ) -> tuple[NDArray[np.uint8], float, bool, bool, dict[str, Any]]:
+    ) -> tuple[NDArray[np.uint8], float, bool, bool, Info]:
         """Move by ``action`` [3], clipped to [-1, 1], times 0.03 m; gymnasium limits the time."""
         clipped = np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
         diverged = self.simulator.move(clipped)
@@ -63,10 +56,8 @@ class TwoDrawerSawyerEnv(gymnasium.Env[NDArray[np.uint8], NDArray[np.float32]]):
         reward = float(opening[self.target] > OPEN)
         return self.simulator.image().copy(), reward, False, diverged, {"opening": opening}
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]
+    def frame(self) -> NDArray[np.uint8]:
         """Return a picture [256, 256, 3] of the whole robot."""
-        if self.render_mode is None:
-            return None
         if self._view is None:
             self._view = WholeView()
         return self._view.picture(self.simulator)

@@ -8,15 +8,17 @@ own scene is not public; this one is composed of Meta-World's parts (``envs/sawy
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from offline_meta_rl.envs.base import (
+    Actions,
     Array,
     Bools,
+    EngineState,
     StepResult,
     generator_from,
 )
@@ -135,7 +137,7 @@ class TwoDrawerSawyerEngine:
         self.elapsed[rows] = 0
         return self._observation.copy()
 
-    def step(self, action: NDArray[np.floating[Any]]) -> StepResult:
+    def step(self, action: Actions) -> StepResult:
         """Move every hand by its action [N, 3], clipped to [-1, 1], times 0.03 m."""
         clipped = np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
         diverged = np.zeros(self.num_envs, dtype=bool)
@@ -190,7 +192,7 @@ class TwoDrawerSawyerEngine:
         for job in jobs:
             job.result()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> EngineState:
         """Simulator states, clocks and the generator of initial positions, as tensors."""
         return {
             "physics": torch.from_numpy(self.physics.copy()),
@@ -198,7 +200,7 @@ class TwoDrawerSawyerEngine:
             "generator": self._generator.get_state(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: EngineState) -> None:
         """Continue where ``state_dict`` was taken."""
         self.physics = state["physics"].numpy().copy()
         self.elapsed = state["elapsed"].numpy().copy()

@@ -7,7 +7,7 @@ import pytest
 
 from datamodules.sampling.chunks import Chunks, make_chunks
 from datamodules.sampling.rows import Buffer
-from datamodules.sampling.tasks import TaskSampler
+from datamodules.sampling.tasks import Batches, TaskSampler
 
 
 def buffer_of(*sizes: int) -> Buffer:
@@ -28,12 +28,7 @@ def sampler_of(buffer: Buffer, outer: Buffer | None = None, **changes: Any) -> T
         inner=buffer,
         outer=outer,
         seed=settings["seed"],
-        tasks_per_batch=None,
-        inner_size=10,
-        outer_size=6,
-        updates=1,
-        disjoint=True,
-        contiguous=False,
+        batches=Batches(tasks=None, inner_size=10, outer_size=6),
         chunks=chunks,
     )
 

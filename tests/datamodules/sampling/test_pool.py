@@ -15,7 +15,7 @@ from tensordict import TensorDict
 from datamodules import TaskBuffers
 from datamodules.sampling.fields import FieldTable
 from offline_meta_rl.data.dataset import TaskDataset
-from tests.helpers import make_dataset
+from tests.helpers import make_dataset, task_buffers
 from tests.methods import tiny
 
 FIELDS = ["reward", "observation", "truncated", "return_to_go", "terminal_observation"]
@@ -29,8 +29,8 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def buffers(path: Path, **changes: Any) -> TaskBuffers:
-    settings: dict[str, Any] = {"inner_batch_size": 8, "outer_batch_size": 12, "fields": FIELDS}
-    data = TaskBuffers(env="point_robot", path=str(path), **(settings | CHUNKS | changes))
+    settings: dict[str, Any] = {"inner_size": 8, "outer_size": 12, "fields": FIELDS}
+    data = task_buffers(path, **(settings | CHUNKS | changes))
     data.setup("fit")
     return data
 
@@ -54,10 +54,10 @@ def threads() -> list[str]:
     "changes",
     [
         {},
-        {"updates_per_batch": 3, "tasks_per_batch": None},
+        {"updates": 3, "tasks": None},
         {"stride": 3, "chunk_size": 11},
         {"inner_slice": ["poor", "expert"], "outer_slice": ["poor", "expert"]},
-        {"inner_slice": ["poor"], "outer_slice": ["fair", "poor"], "updates_per_batch": 2},
+        {"inner_slice": ["poor"], "outer_slice": ["fair", "poor"], "updates": 2},
     ],
     ids=["plain", "updates", "stride", "stages", "slices"],
 )
@@ -92,7 +92,7 @@ def test_batch_is_a_function_of_seed_and_step(path: Path) -> None:
     assert equal(buffers(path).batch(11), batches[11])
     assert equal(data.batch(4), batches[4])
     assert not equal(buffers(path, seed=1).batch(4)["inner"], batches[4]["inner"])
-    grouped = buffers(path, updates_per_batch=3).batch(2)
+    grouped = buffers(path, updates=3).batch(2)
     for index in range(3):
         assert equal(grouped[index], batches[6 + index][0])
 
@@ -101,7 +101,7 @@ def test_batch_is_a_function_of_seed_and_step(path: Path) -> None:
 def test_shards_of_all_processes_are_the_global_batch(
     path: Path, tasks: int | None, processes: int
 ) -> None:
-    changes = {"tasks_per_batch": tasks, "updates_per_batch": 2}
+    changes = {"tasks": tasks, "updates": 2}
     whole = buffers(path, **changes).batch(7)
     for rank in range(processes):
         own = buffers(path, **changes)
@@ -269,7 +269,7 @@ def test_an_error_of_the_thread_reaches_the_trainer(
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_resumed_training_of_a_method_equals_an_uninterrupted_one(tmp_path: Path) -> None:
     settings = tiny.config("Macaw", tiny.dataset(tmp_path))
-    settings["data"]["init_args"] |= CHUNKS
+    settings["data"]["init_args"]["storage"] = CHUNKS
     whole = tiny.state(tiny.fit(settings, tmp_path / "whole"))
     settings["trainer"]["max_steps"] = 5
     tiny.fit(settings, tmp_path / "first")
@@ -289,8 +289,8 @@ def test_resumed_training_of_a_method_equals_an_uninterrupted_one(tmp_path: Path
         ({"chunks_per_task": 0}, "chunks_per_task: expected at least 1, found 0"),
         ({"prefetch": -1}, "prefetch: expected at least 0, found -1"),
         ({"chunk_size": 3}, "Task 0: 5 chunks of 3 transitions hold 10 of its .* at least 20"),
-        ({"tasks_per_batch": 6}, "tasks_per_batch: expected 1 to 5"),
-        ({"outer_batch_size": 500}, r"outer batch .*; expected at least 508"),
+        ({"tasks": 6}, "batches.tasks: expected 1 to 5"),
+        ({"outer_size": 500}, r"outer batch .*; expected at least 508"),
     ],
 )
 def test_impossible_settings(path: Path, changes: dict[str, Any], message: str) -> None:

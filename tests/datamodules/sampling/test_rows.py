@@ -5,13 +5,13 @@ import pytest
 
 from datamodules.sampling.rows import (
     Buffer,
-    BufferSlice,
     draw_rows,
     draw_tasks,
     draw_window,
     first_distinct,
     make_buffer,
 )
+from offline_meta_rl.data.contracts import BufferSlice
 from offline_meta_rl.data.dataset import TaskDataset
 from tests.helpers import STAGES, make_dataset
 
@@ -107,8 +107,8 @@ def test_tasks_of_an_update_differ_and_come_up_equally_often() -> None:
     [
         (BufferSlice("first", 10), slice(0, 10)),
         (BufferSlice("last", 10), slice(-10, None)),
-        ({"stage": "middle", "size": 10}, None),
-        ({"stage": "middle", "size": 10, "centre": 0.0}, slice(0, 10)),
+        (BufferSlice("middle", 10), None),
+        (BufferSlice("middle", 10, centre=0.0), slice(0, 10)),
     ],
 )
 def test_slices(dataset: TaskDataset, part: BufferSlice, expected: slice | None) -> None:
@@ -150,7 +150,7 @@ def test_unknown_stage(dataset: TaskDataset) -> None:
     with pytest.raises(ValueError, match=r"Unknown stages \['best'\]: expected .* out of \['poor'"):
         make_buffer(dataset, ["poor", "best"])
     with pytest.raises(ValueError, match="expected stage first, middle or last, found 'end'"):
-        make_buffer(dataset, {"stage": "end", "size": 5})
+        make_buffer(dataset, BufferSlice("end", 5))
 
 
 def test_slice_longer_than_the_data(dataset: TaskDataset) -> None:

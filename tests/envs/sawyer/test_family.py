@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from offline_meta_rl.behaviour import references
 from offline_meta_rl.behaviour.collect import collect
+from offline_meta_rl.behaviour.collection import Collection
 from offline_meta_rl.data.dataset import TaskDataset
 from offline_meta_rl.data_tools.validate import validate
 from offline_meta_rl.envs.sawyer.env import TwoDrawerSawyerEnv
@@ -240,7 +241,7 @@ def test_gymnasium_environment(gl: None) -> None:
 def test_collection(gl: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TwoDrawerSawyer, "batch_size", 2)
     monkeypatch.setattr(references, "EPISODES", 1)
-    path = collect(FAMILY, tmp_path / "data", transitions_per_stage=3 * HORIZON, progress=False)
+    path = collect(FAMILY, tmp_path / "data", Collection(transitions_per_stage=3 * HORIZON))
     assert validate(path) == []
     dataset = TaskDataset.open(path)
     assert dataset.manifest.num_episodes == [3, 3]

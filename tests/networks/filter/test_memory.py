@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from datamodules import MetaTrajectories
+from offline_meta_rl.behaviour.collection import Collection
 from offline_meta_rl.evaluation.probe import ProbeResult, task_probe
 from offline_meta_rl.networks.filter.model import VariationalFilter
 
@@ -25,8 +26,9 @@ SETTINGS = {
 
 def trained_probe(path: Path, prior_reward_weight: float) -> tuple[ProbeResult, ProbeResult]:
     """Train a filter; return its probe, and the one with shuffled labels."""
+    collection = Collection(transitions_per_stage=12_000)
     data = MetaTrajectories(
-        env="two_drawer_lite", path=str(path), batch_size=16, transitions_per_stage=12_000, seed=7
+        env="two_drawer_lite", path=str(path), batch_size=16, collection=collection, seed=7
     )
     data.prepare_data()
     data.setup()

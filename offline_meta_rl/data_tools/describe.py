@@ -4,15 +4,25 @@ It comes from a description file (YAML or JSON) and from options of the command;
 fills in what it knows.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict, cast
 
 import numpy as np
 import yaml
 
-from offline_meta_rl.data.checks import plain_returns
-from offline_meta_rl.data_tools.source import Description
+from offline_meta_rl.data.description import (
+    Description,
+    Environment,
+    References,
+    Space,
+    Split,
+    Splits,
+    named_splits,
+    plain_returns,
+)
+
+if TYPE_CHECKING:
+    from offline_meta_rl.envs.base import TaskFamily  # imports the simulators
 
 KEYS = {
     "family": str,
@@ -27,7 +37,21 @@ KEYS = {
 FILE_NAMES = ("description.yaml", "description.json")
 
 
-def read_settings(file: Path | None, folder: Path) -> dict[str, Any]:
+class DescriptionFile(TypedDict, total=False):
+    """The keys of a description file, and ``test_tasks``, an option in place of ``splits``."""
+
+    family: str
+    environment: Environment
+    horizon: int
+    task_seed: int
+    task_parameters: list[list[float]]
+    splits: Splits
+    stages: list[str]
+    reference_returns: References
+    test_tasks: list[int]
+
+
+def read_settings(file: Path | None, folder: Path) -> DescriptionFile:
     """Read a description; without one, ``description.yaml`` or ``.json`` in the data's folder.
 
     Raises:
@@ -56,22 +80,22 @@ def read_settings(file: Path | None, folder: Path) -> dict[str, Any]:
             raise ValueError(
                 f"{file}: {key}: expected {KEYS[key].__name__}, found {type(value).__name__}."
             )
-    return settings
+    return cast(DescriptionFile, settings)
 
 
 def describe(
-    settings: Mapping[str, Any],
+    settings: DescriptionFile,
     *,
     where: Path,
     num_tasks: int,
-    observation_space: dict[str, Any],
-    action_space: dict[str, Any],
+    observation_space: Space,
+    action_space: Space,
     default_stage: str = "data",
 ) -> Description:
     """Complete a description.
 
     Args:
-        settings: keys of a description file, and ``test_tasks``, a list, in place of splits.
+        settings: keys of a description file and of the command's options.
         where: the source, named in errors.
         num_tasks: tasks found in the source, T.
         observation_space: as found there.
@@ -81,9 +105,9 @@ def describe(
     Raises:
         ValueError: something is missing, or does not fit the data.
     """
-    family = _built_in(settings, where)
+    environment, family = _environment(settings, where)
     name = settings.get("family") or (family.name if family else None)
-    name = name or settings["environment"].get("id", "").rpartition("/")[2]
+    name = name or environment["id"].rpartition("/")[2]
     if family is not None:
         _check_sizes(family, observation_space, action_space, where)
     horizon = settings.get("horizon") or (family.horizon if family else None)
@@ -92,9 +116,6 @@ def describe(
             f"{where}: expected the horizon, the steps after which an episode is truncated; found "
             "none. Name it in the description (horizon: 200), or a built-in family."
         )
-    environment = settings.get("environment") or {}
-    if family is not None:
-        environment = {"id": family.env_id, "version": family.version, "kwargs": {}}
     return Description(
         environment=environment,
         family=name,
@@ -109,27 +130,31 @@ def describe(
     )
 
 
-def _built_in(settings: Mapping[str, Any], where: Path) -> Any:
-    """Return the built-in family of a description, None if it is of another environment."""
+def _environment(settings: DescriptionFile, where: Path) -> tuple[Environment, "TaskFamily | None"]:
+    """Return the environment, and its built-in family if it is one."""
     from offline_meta_rl.envs import FAMILIES
 
-    environment = settings.get("environment") or {}
-    wanted = environment.get("id") or settings.get("family")
+    given = settings.get("environment")
+    env_id = given.get("id") if given else None
+    wanted = env_id or settings.get("family")
     for family in FAMILIES.values():
         if wanted in (family.name, family.env_id):
-            return family
-    if not environment.get("id"):
+            environment: Environment = {
+                "id": family.env_id,
+                "version": family.version,
+                "kwargs": {},
+            }
+            return environment, family
+    if given is None or not env_id:
         raise ValueError(
             f"{where}: expected the family of tasks, found {wanted!r}. Pass --family with one of "
             f"{', '.join(FAMILIES)}, or describe the environment (environment: {{id: ...}})."
         )
-    return None
+    return given, None
 
 
-def _check_sizes(
-    family: Any, observation: dict[str, Any], action: dict[str, Any], where: Path
-) -> None:
-    expected = (family.observation_space["shape"], [family.action_size])
+def _check_sizes(family: "TaskFamily", observation: Space, action: Space, where: Path) -> None:
+    expected = (family.observation_space["shape"], family.action_space["shape"])
     found = (observation["shape"], action["shape"])
     if expected != found:
         raise ValueError(
@@ -139,17 +164,17 @@ def _check_sizes(
 
 
 def _parameters(
-    settings: Mapping[str, Any], family: Any, num_tasks: int, where: Path
+    settings: DescriptionFile, family: "TaskFamily | None", num_tasks: int, where: Path
 ) -> list[list[float]]:
-    given = settings.get("task_parameters")
-    if given is None and family is not None and settings.get("task_seed") is None:
-        raise ValueError(
-            f"{where}: expected the parameters of each task of {family.name}, found none. List "
-            "them in the description (task_parameters: [[...], ...]), or pass --task_seed if the "
-            "tasks are the family's own."
-        )
+    given, seed = settings.get("task_parameters"), settings.get("task_seed")
     if given is None and family is not None:
-        given = family.task_parameters(settings["task_seed"])[:num_tasks].tolist()
+        if seed is None:
+            raise ValueError(
+                f"{where}: expected the parameters of each task of {family.name}, found none. "
+                "List them in the description (task_parameters: [[...], ...]), or pass "
+                "--task_seed if the tasks are the family's own."
+            )
+        given = family.task_parameters(seed)[:num_tasks].tolist()
     elif given is None:
         given = [[float(task)] for task in range(num_tasks)]
     try:
@@ -166,25 +191,22 @@ def _parameters(
 
 
 def _splits(
-    settings: Mapping[str, Any], family: Any, num_tasks: int, where: Path
-) -> dict[str, dict[str, list[int]]]:
+    settings: DescriptionFile, family: "TaskFamily | None", num_tasks: int, where: Path
+) -> Splits:
     tasks = range(num_tasks)
-    test = settings.get("test_tasks")
-    given = settings.get("splits")
+    test, given = settings.get("test_tasks"), settings.get("splits")
     if test is not None:
-        given = {"default": {"train": [t for t in tasks if t not in test], "test": list(test)}}
+        train = [task for task in tasks if task not in test]
+        given = {"default": Split(train=train, test=list(test))}
     elif given is None and family is not None and family.num_tasks == num_tasks:
-        given = {
-            name: {"train": list(train), "test": list(held_out)}
-            for name, (train, held_out) in family.splits.items()
-        }
+        given = named_splits(family.splits)
     elif given is None:
-        given = {"default": {"train": list(tasks), "test": []}}
+        given = {"default": Split(train=list(tasks), test=[])}
     for name, split in given.items():
         known = isinstance(split, dict) and set(split) == {"train", "test"}
-        if not known or any(task not in tasks for part in split.values() for task in part):
+        if not known or any(task not in tasks for task in [*split["train"], *split["test"]]):
             raise ValueError(
                 f"{where}: split {name!r}: expected 'train' and 'test' lists of tasks 0 to "
                 f"{num_tasks - 1}, found {split}. Correct it."
             )
-    return {name: {part: list(split[part]) for part in split} for name, split in given.items()}
+    return given
