@@ -30,15 +30,16 @@ def merged(files: Iterable[Path]) -> dict[str, Any]:
     """Return what configs come to, later ones on top of earlier ones."""
     found: dict[str, Any] = {}
     for file in files:
-        found = _on_top(found, yaml.safe_load(file.read_text()))
+        found = on_top(found, yaml.safe_load(file.read_text()))
     found.pop("include", None)
     return found
 
 
-def _on_top(below: Any, above: Any) -> Any:
+def on_top(below: Any, above: Any) -> Any:
+    """Return settings with others on top of them, field by field."""
     if not (isinstance(below, dict) and isinstance(above, dict)):
         return above
-    return below | {key: _on_top(below.get(key), value) for key, value in above.items()}
+    return below | {key: on_top(below.get(key), value) for key, value in above.items()}
 
 
 def make_episodes(
