@@ -5,37 +5,46 @@ opened, the diagnosis of beliefs, protocol, configuration, provenance, learning 
 ``success.png`` (the paper's Figure 2, right), ``diagnosis.png``, and a film if asked for.
 """
 
-import time
 import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import lightning
 
 from offline_meta_rl.common.checkpoints import Checkpoint
 from offline_meta_rl.common.files import write_json
+from offline_meta_rl.common.progress import Stopwatch
+from offline_meta_rl.evaluation.contracts import ExplorationData, Explores
+from offline_meta_rl.evaluation.exploration import ExplorationPoint
 from offline_meta_rl.evaluation.measure import datamodule_of, describe_run
+from offline_meta_rl.evaluation.measure_exploration import (
+    Measured,
+    MetaEpisodes,
+    measure_exploration,
+)
+from offline_meta_rl.methods.belief_filter import BeliefFilter
 from offline_meta_rl.reports.exploration_plots import diagnosis_figure, success_figure
 from offline_meta_rl.reports.wandb_pictures import to_wandb
 
 
 class EvaluateExploration(lightning.Callback):
-    """Meta-episodes at every validation of the policy's training, at its end, and when testing.
+    """Meta-episodes at every validation of a policy's training, at its end, and when testing.
 
     Logs ``<name>/success_after_E``: success of the episode that follows E exploration episodes. The
-    first process does the work; the others wait for it.
+    first process does the work; the others wait for it. In the run of a filter it does nothing.
 
     Args:
-        name: prefix of what is logged.
-        num_episodes: episodes of a meta-episode; None for as many as in training.
-        meta_episodes: at the end and when testing; balanced over the split's test tasks.
-        validation_meta_episodes: at each validation.
-        sample_actions: sample from the policy instead of taking its mean action.
-        seed: of initial states and noise.
-        batch_size: meta-episodes that run together; None for all.
-        num_threads: of the simulator; None for one per core.
-        film: meta-episodes to film at the end; 0 for no film.
-        results_file: name of the result file under ``default_root_dir``.
+        name: Prefix of what is logged.
+        num_episodes: Episodes of a meta-episode; None for as many as in training.
+        meta_episodes: At the end and when testing; balanced over the split's test tasks.
+        validation_meta_episodes: At each validation.
+        sample_actions: Sample from the policy instead of taking its mean action.
+        seed: Seed of initial states and noise.
+        batch_size: Meta-episodes that run together; None for all.
+        num_threads: Threads of the simulator; None for one per core.
+        film: Meta-episodes to film at the end; 0 for no film.
+        results_file: Name of the result file under ``default_root_dir``.
     """
 
     def __init__(
@@ -53,26 +62,23 @@ class EvaluateExploration(lightning.Callback):
         results_file: str = "results.json",
     ) -> None:
         self.name, self.results_file, self.film = name, results_file, film
-        self.counts = {"validation": validation_meta_episodes, "final": meta_episodes}
-        self.options: dict[str, Any] = {
-            "num_episodes": num_episodes,
-            "sample_actions": sample_actions,
-            "seed": seed,
-            "batch_size": batch_size,
-            "num_threads": num_threads,
-        }
-        self.history: list[dict[str, Any]] = []
-        self._clocks = {"wall_time": 0.0, "processor_time": 0.0}
-        self._started: dict[str, float] | None = None
+        self.meta_episodes, self.validation_meta_episodes = meta_episodes, validation_meta_episodes
+        self.num_episodes = num_episodes
+        self.settings = MetaEpisodes(0, sample_actions, seed, batch_size, num_threads)
+        self.history: list[dict[str, float]] = []
+        self.clock = Stopwatch()
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """The learning curve and the clocks, as plain types."""
-        return {"history": [dict(point) for point in self.history], "clocks": self._elapsed()}
+        return {"history": [dict(point) for point in self.history], "clocks": self.clock.seconds()}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
         """Continue them."""
-        self.history = [dict(point) for point in state_dict["history"]]
-        self._clocks = dict(state_dict["clocks"])
+        history, clocks = state_dict["history"], state_dict["clocks"]
+        assert isinstance(history, list)
+        assert isinstance(clocks, dict)
+        self.history = [dict(point) for point in history]
+        self.clock = Stopwatch(clocks)
 
     def setup(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
@@ -82,23 +88,23 @@ class EvaluateExploration(lightning.Callback):
         Raises:
             TypeError: a method that does not explore, or a datamodule without meta-trajectories.
         """
-        if stage == "predict":
+        if stage == "predict" or isinstance(pl_module, BeliefFilter):
             return
         datamodule = datamodule_of(trainer)
-        trained = getattr(datamodule, "hparams", {}).get("num_episodes")
-        if not hasattr(pl_module, "explorer") or trained is None:
+        if not isinstance(pl_module, Explores) or not isinstance(datamodule, ExplorationData):
             raise TypeError(
                 "EvaluateExploration needs a method that explores, such as ReflectiveExplorer, and "
                 f"meta-trajectories; found {type(pl_module).__name__} on "
                 f"{type(datamodule).__name__}. Remove the callback."
             )
-        if self.options["num_episodes"] is None:
-            self.options["num_episodes"] = trained
-        if self.options["num_episodes"] > trained:
+        trained = datamodule.num_episodes
+        evaluated = trained if self.num_episodes is None else self.num_episodes
+        self.settings = replace(self.settings, num_episodes=evaluated)
+        if evaluated > trained:
             warnings.warn(
-                f"Meta-episodes of {self.options['num_episodes']} episodes are evaluated, and the "
-                f"policy is trained on {trained}: beyond those its success falls. Raise "
-                "--data.init_args.num_episodes, or evaluate fewer.",
+                f"Meta-episodes of {evaluated} episodes are evaluated, and the policy is trained "
+                f"on {trained}: beyond those its success falls. Raise --data.num_episodes, or "
+                "evaluate fewer.",
                 stacklevel=2,
             )
 
@@ -109,108 +115,102 @@ class EvaluateExploration(lightning.Callback):
 
         A resumed run evaluates if its checkpoint was written just before an evaluation was due.
         """
-        self._started = _now()
-        module: Any = pl_module
+        if not isinstance(pl_module, Explores):
+            return
+        self.clock.start()
         batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
         due = batches > 0 and batches % (trainer.val_check_batch or 1) == 0
         known = any(point["step"] == trainer.global_step for point in self.history)
-        if due and not known and module.training_stage == "policy":
-            self._evaluate(trainer, module, self.counts["validation"], trainer.global_step)
+        if due and not known:
+            self._evaluate(trainer, pl_module, trainer.global_step)
 
     def on_validation_epoch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Evaluate a little, unless the filter is still in training."""
-        module: Any = pl_module
-        if trainer.sanity_checking:
+        """Evaluate a little."""
+        if trainer.sanity_checking or not isinstance(pl_module, Explores):
             return
-        if trainer.state.fn == "fit" and module.training_stage == "filter":
-            return
-        content = self._evaluate(trainer, module, self.counts["validation"], trainer.global_step)
-        for name, value in _metrics(content["points"], self.name).items():
-            module.log(name, value, sync_dist=True, batch_size=1)
+        content = self._evaluate(trainer, pl_module, trainer.global_step)
+        for name, value in self._metrics(content["points"]).items():
+            pl_module.log(name, value, sync_dist=True, batch_size=1)
 
     def on_train_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Evaluate in full; an interrupted run is left as it is."""
-        module: Any = pl_module
-        if trainer.should_stop or module.training_stage == "filter":
+        if trainer.should_stop or not isinstance(pl_module, Explores):
             return
-        content = self._evaluate(trainer, module, self.counts["final"], trainer.global_step, True)
+        content = self._evaluate(trainer, pl_module, trainer.global_step, final=True)
         for logger in trainer.loggers:
-            metrics = _metrics(content["points"], self.name)
-            logger.log_metrics(metrics, step=trainer.global_step)
+            logger.log_metrics(self._metrics(content["points"]), step=trainer.global_step)
 
     def on_test_epoch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Evaluate in full; the learning curve is the checkpoint's."""
-        step = self._restore(trainer)
-        content = self._evaluate(trainer, pl_module, self.counts["final"], step, True)
-        for name, value in _metrics(content["points"], self.name).items():
+        if not isinstance(pl_module, Explores):
+            return
+        content = self._evaluate(trainer, pl_module, self._restore(trainer), final=True)
+        for name, value in self._metrics(content["points"]).items():
             pl_module.log(name, value, sync_dist=True, batch_size=1)
 
     def _evaluate(
         self,
         trainer: lightning.Trainer,
-        module: Any,
-        meta_episodes: int,
+        method: lightning.LightningModule,
         step: int,
+        *,
         final: bool = False,
-    ) -> dict[str, Any]:
+    ) -> Measured:
         """Measure in the first process, write the files there, and tell the others."""
-        content: dict[str, Any] | None = None
-        if trainer.is_global_zero:
-            content = self._measure(trainer, module, meta_episodes, final)
-        found: Any = trainer.strategy.broadcast(content)
+        content = self._measure(trainer, method, final) if trainer.is_global_zero else None
+        found: Measured | None = trainer.strategy.broadcast(content)
+        assert found is not None  # the first process measured
         if trainer.state.fn == "fit":
-            point = {"step": step, **_metrics(found["points"], "success", "")}
+            point = {"step": step, **success_by_name(found["points"])}
             self.history = [*(old for old in self.history if old["step"] < step), point]
         if trainer.is_global_zero and final:
-            self._write(trainer, module, found, step)
-        return dict(found)
+            self._write(trainer, method, found, step)
+        return found
 
     def _measure(
-        self, trainer: lightning.Trainer, module: Any, meta_episodes: int, final: bool
-    ) -> dict[str, Any]:
-        from offline_meta_rl.evaluation.measure_exploration import (
-            measure_exploration,  # imports the simulators
-        )
-
-        training = module.training
-        module.eval()
+        self, trainer: lightning.Trainer, method: lightning.LightningModule, final: bool
+    ) -> Measured:
+        datamodule = datamodule_of(trainer)
+        assert isinstance(method, Explores)
+        assert isinstance(datamodule, ExplorationData)
+        training = method.training
+        method.eval()
         try:
             return measure_exploration(
-                module,
-                datamodule_of(trainer),
-                meta_episodes=meta_episodes,
+                method,
+                datamodule,
+                self.settings,
+                meta_episodes=self.meta_episodes if final else self.validation_meta_episodes,
                 diagnose_beliefs=final,
                 film=self.film if final else 0,
                 film_path=Path(trainer.default_root_dir) / f"{self.name}_film",
-                **self.options,
             )
         finally:
-            module.train(training)
+            method.train(training)
 
     def _write(
-        self, trainer: lightning.Trainer, module: Any, content: dict[str, Any], step: int
+        self,
+        trainer: lightning.Trainer,
+        method: lightning.LightningModule,
+        content: Measured,
+        step: int,
     ) -> None:
-        root, datamodule = Path(trainer.default_root_dir), datamodule_of(trainer)
-        result = {
-            **content,
-            **describe_run(module, datamodule, step),
-            **self._elapsed(),
-            "history": self.history,
-        }
+        root = Path(trainer.default_root_dir)
+        origin = describe_run(method, datamodule_of(trainer), step)
+        result = {**content, **origin, **self.clock.seconds(), "history": self.history}
         write_json(root / self.results_file, result)
-        chance = 1.0 / len(datamodule.test_tasks)
+        chance = 1.0 / len(content["protocol"]["tasks"])
         success_figure({self.name: content["points"]}, root / "success.png", chance=chance)
         to_wandb(trainer, f"{self.name}/success_figure", root / "success.png")
-        if content.get("diagnosis"):
-            diagnosis_figure(
-                {self.name: content["diagnosis"]}, root / "diagnosis.png", chance=chance
-            )
+        if "diagnosis" in content:
+            found = {self.name: content["diagnosis"]}
+            diagnosis_figure(found, root / "diagnosis.png", chance=chance)
             to_wandb(trainer, f"{self.name}/diagnosis_figure", root / "diagnosis.png")
 
     def _restore(self, trainer: lightning.Trainer) -> int:
@@ -223,23 +223,14 @@ class EvaluateExploration(lightning.Callback):
             self.load_state_dict(state)
         return checkpoint.global_step
 
-    def _elapsed(self) -> dict[str, float]:
-        """Return seconds of this run until now, evaluation included."""
-        if self._started is None:
-            return dict(self._clocks)
-        now = _now()
-        return {name: self._clocks[name] + now[name] - self._started[name] for name in now}
+    def _metrics(self, points: Sequence[ExplorationPoint]) -> dict[str, float]:
+        """Return success under names for loggers."""
+        return {f"{self.name}/{name}": value for name, value in success_by_name(points).items()}
 
 
-def _now() -> dict[str, float]:
-    return {"wall_time": time.perf_counter(), "processor_time": time.process_time()}
-
-
-def _metrics(
-    points: list[dict[str, Any]], prefix: str, slash: str = "/success"
-) -> dict[str, float]:
-    """Return success by exploration episodes done, under names for loggers."""
+def success_by_name(points: Sequence[ExplorationPoint]) -> Mapping[str, float]:
+    """Return success by exploration episodes done, ``success_after_E``."""
     return {
-        f"{prefix}{slash}_after_{point['exploration_episodes']}": float(point["success"]["share"])
+        f"success_after_{point['exploration_episodes']}": float(point["success"]["share"] or 0.0)
         for point in points
     }

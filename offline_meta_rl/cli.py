@@ -40,9 +40,11 @@ from offline_meta_rl.launch import (
     import_classes,
     keep_wandb_offline,
     option,
+    owners_of,
     stored_config,
     with_folder,
 )
+from offline_meta_rl.stages import train_first_stage
 
 SHARED_CALLBACKS: dict[str, type[Callback]] = {
     "progress": Progress,
@@ -89,7 +91,7 @@ class CommandLine(LightningCLI):
         Lightning would then put the checkpoint's hyper-parameters over what the user gave, so it
         does not get to see the path until that is over.
         """
-        given = list(sys.argv[1:] if args is None else args)
+        given = self._given = list(sys.argv[1:] if args is None else args)
         with tempfile.TemporaryDirectory() as folder:
             arguments = with_folder(given, expand(given, Path(folder)))
             check_settings(arguments)
@@ -118,7 +120,15 @@ class CommandLine(LightningCLI):
         return [*arguments[: position + 1], "--config", str(path), *arguments[position + 1 :]]
 
     def before_instantiate_classes(self) -> None:
-        """Give the path of the checkpoint back, see ``parse_arguments``."""
+        """Train what the method builds on; give the path of the checkpoint back.
+
+        A checkpoint that is resumed holds the result of the first stage.
+        """
+        if self.subcommand == "fit" and self._ckpt_path is None:
+            config = yaml.safe_load(self._parser("fit").dump(self._options, skip_unset=False))
+            method, first = owners_of(config).get("model"), partial(run, command_line=FirstStage)
+            if train_first_stage(config, method, self._given, first):
+                self._set_seed()  # that run drew random numbers
         self._options.ckpt_path = self._ckpt_path
         self._started = time.time()
 
@@ -167,7 +177,16 @@ class CommandLine(LightningCLI):
             print(f"Next: {following}", file=sys.stderr)
 
 
-def only_the_command(arguments: Sequence[str]) -> type[CommandLine]:
+class FirstStage(CommandLine):
+    """A run that another one needs, which follows."""
+
+    def after_fit(self) -> None:
+        """Say nothing."""
+
+
+def only_the_command(
+    arguments: Sequence[str], command_line: type[CommandLine]
+) -> type[CommandLine]:
     """Return the command line with nothing but the command that is asked for.
 
     Each command has a parser with hundreds of options; building all of them takes longer than to
@@ -175,16 +194,19 @@ def only_the_command(arguments: Sequence[str]) -> type[CommandLine]:
 
     Args:
         arguments: Of the command line.
+        command_line: With all commands.
     """
-    known = CommandLine.subcommands()
+    known = command_line.subcommands()
     command = next((argument for argument in arguments if argument in known), None)
     if command is None:
-        return CommandLine
+        return command_line
     subcommands = {"subcommands": staticmethod(lambda: {command: known[command]})}
-    return type("CommandLine", (CommandLine,), subcommands)
+    return type(command_line.__name__, (command_line,), subcommands)
 
 
-def run(arguments: Sequence[str] | None = None) -> CommandLine:
+def run(
+    arguments: Sequence[str] | None = None, *, command_line: type[CommandLine] = CommandLine
+) -> CommandLine:
     """Run one command; ``arguments`` default to the process's own."""
     keep_wandb_offline()
     hide_noise()
@@ -192,7 +214,7 @@ def run(arguments: Sequence[str] | None = None) -> CommandLine:
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     parser_options: dict[str, Any] = {"parser_mode": "omegaconf+"}
     per_command = {**parser_options, "default_config_files": [str(defaults_path())]}
-    command_line = only_the_command(sys.argv[1:] if arguments is None else arguments)
+    command_line = only_the_command(sys.argv[1:] if arguments is None else arguments, command_line)
     return command_line(
         LightningModule,
         LightningDataModule,

@@ -95,20 +95,25 @@ class DoorExplorer:
         self.remembers = remembers
         self.seen: list[tuple[Tensor, ...]] = []
 
-    def begin(self, count: int) -> Tensor:
-        return torch.full((count, 3), 0.0) + torch.tensor([0.5, 0.0, 0.0])
+    def begin(self, count: int) -> tuple[Tensor, ...]:
+        return torch.full((count,), 0.5), torch.zeros(count), torch.zeros(count)
 
     def observe(
-        self, state: Tensor, observation: Tensor, action: Tensor, reward: Tensor, noise: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        state: tuple[Tensor, ...],
+        observation: Tensor,
+        action: Tensor,
+        reward: Tensor,
+        noise: Tensor,
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
         self.seen.append((observation, action, reward, noise))
         first = observation.flatten(1).float().mean(dim=1) < 10
-        probability, rewarded, steps = state.unbind(dim=1)
+        probability, rewarded, steps = state
         tried = first & (steps > 0) & (probability == 0.5)
         if self.remembers:
             probability = torch.where(tried, torch.where(rewarded > 0, 0.0, 1.0), probability)
         rewarded = torch.where(first, torch.zeros(()), torch.maximum(rewarded, reward))
-        state = torch.stack([probability, rewarded, steps + 1], dim=1)
+        state = (probability, rewarded, steps + 1)
         return state, torch.stack([probability, rewarded, noise[:, 0]], dim=1)
 
     def act(self, belief: Tensor, noise: Tensor | None) -> Tensor:

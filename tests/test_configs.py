@@ -46,7 +46,7 @@ SMALL = {
         "replay": {"warmup_steps": 2, "batch_size": 4, "updates_per_step": 6},
     },
     "LifetimeBuffers": {"lifetime_steps": 60, "replay": {"warmup_steps": 2, "batch_size": 4}},
-    "CQL": {"width": 8},
+    "CQL": {"network": {"width": 8}},
     "Macaw": {"network": {"width": 8, "head_width": 4, "latent_size": 3}, "compile": False},
     "Pearl": {
         "network": {"width": 8},
@@ -62,17 +62,18 @@ SMALL = {
     "MetaTrajectories": {
         "num_episodes": 2,
         "batch_size": 2,
-        "policy_batch_size": 4,
-        "belief_meta_trajectories": 6,
-        "probe_meta_trajectories": 4,
+        "beliefs": {"count": 6, "batch_size": 4},
+        "held_out": {"count": 4},
         "collection": {"transitions_per_stage": 40},
     },
     "ReflectiveExplorer": {
         "filter_steps": 3,
-        "latent_sizes": {"random_size": 3, "deterministic_size": 4, "hidden_size": 6},
-        "image_size": 4,
-        "hidden_size": 6,
-        "width": 8,
+        "filter": {
+            "recurrent": {"random_size": 3, "deterministic_size": 4, "hidden_size": 6},
+            "image_size": 4,
+            "hidden_size": 6,
+        },
+        "network": {"width": 8},
     },
     "EvaluateExploration": {"meta_episodes": 2, "validation_meta_episodes": 2},
     "WatchBeliefs": {"rows": 1, "images": 3},
@@ -153,7 +154,8 @@ def test_config_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         assert (root / "results.json").is_file()
         assert (root / "checkpoints" / "best.ckpt").is_file()
     if config["model"]["class_path"] == "ReflectiveExplorer":
-        assert [point["step"] for point in results_of(root)["history"]] == [3, 4, 5, 6]
+        assert [point["step"] for point in results_of(root)["history"]] == [1, 2, 3, 4, 5, 6]
+        assert [point["step"] for point in results_of(root / "filter")["history"]] == [1, 2, 3]
         assert (root / "checkpoints" / "best.ckpt").is_file()
 
 
@@ -180,22 +182,30 @@ def test_control_differs_in_one_thing(name: str, tmp_path: Path) -> None:
         *("--trainer.max_steps=6", "--trainer.val_check_interval=6", "--trainer.logger=false"),
         f"--trainer.default_root_dir={tmp_path}/control",
     ]
-    filter_from = str(ours / "checkpoints" / "last.ckpt")
+    filter_from = str(ours / "filter" / "checkpoints" / "last.ckpt")
     if name == "explorer_no_cql":
         arguments += [f"--model.init_args.filter_from={filter_from}"]
     cli.main(arguments)
     first, second = (results_of(root)["config"] for root in (ours, tmp_path / "control"))
-    different = {
-        f"{part}.{key}": second[part][key]
-        for part in first
-        for key in first[part]
-        if first[part][key] != second[part][key]
-    }
     wanted = {
         "explorer_no_expl": {"data.exploration": False},
-        "explorer_no_cql": {"model.conservative_weight": 0.0, "model.filter_from": filter_from},
+        "explorer_no_cql": {
+            "model.loss.conservatism.weight": 0.0,
+            "model.filter_from": filter_from,
+        },
     }
-    assert different == wanted[name]
+    assert differences(first, second) == wanted[name]
+
+
+def differences(first: dict[str, Any], second: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """Return the second one's settings that differ, by their dotted names."""
+    found = {}
+    for name in first:
+        if isinstance(first[name], dict):
+            found |= differences(first[name], second[name], f"{where}{name}.")
+        elif first[name] != second[name]:
+            found[f"{where}{name}"] = second[name]
+    return found
 
 
 def test_overlay_for_a_cpu_fits_the_sawyer_s_config(capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,9 +216,8 @@ def test_overlay_for_a_cpu_fits_the_sawyer_s_config(capsys: pytest.CaptureFixtur
     printed = yaml.safe_load(capsys.readouterr().out)
     base, overlay = (read(name) for name in names)
     for part in ("model", "data"):
-        wanted = base[part]["init_args"] | overlay[part]["init_args"]
+        wanted = on_top(base[part]["init_args"], overlay[part]["init_args"])
         assert holds(printed[part]["init_args"], wanted)
-    assert printed["trainer"]["max_steps"] > overlay["model"]["init_args"]["filter_steps"]
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

@@ -35,6 +35,7 @@ ORDER = (
     "experiments",
     "renamed",
     "launch",
+    "stages",
     "cli",
     "finetune",
     "main",

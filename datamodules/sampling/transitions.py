@@ -14,9 +14,17 @@ from torch import Tensor
 
 from datamodules.sampling.stitch import Bools, Rows
 
+CACHED = ("belief", "action", "reward", "mask")
+
 
 class TransitionIndex(NamedTuple):
-    """Where transitions begin and end, as flat positions of [M, S], and which end the value."""
+    """Where transitions begin and end, and which of them end the value.
+
+    Attributes:
+        source: Flat positions of [M, S] where transitions begin.
+        target: Flat positions where they end.
+        terminal: Whether nothing of value follows.
+    """
 
     source: Rows
     target: Rows
@@ -29,7 +37,7 @@ def index_transitions(mask: Bools, num_episodes: int, *, across: bool) -> Transi
     Args:
         mask: True where there is an observation, [M, S]; the padding of an episode is at its end.
         num_episodes: K.
-        across: add the transitions from the last observation of an episode to the first of the
+        across: Add the transitions from the last observation of an episode to the first of the
             next (no reward, action 0), and let the value go on through them, so that only the last
             step of a meta-trajectory is terminal; else the value ends with every episode.
     """
@@ -50,14 +58,14 @@ class BeliefTransitions:
         cache: TensorDict [M, S]: belief [M, S, Z], action [M, S, A] and reward [M, S] that led to
             it, mask [M, S].
         num_episodes: K.
-        across: see ``index_transitions``.
+        across: See ``index_transitions``.
 
     Raises:
         ValueError: a belief is not finite, or a field is missing.
     """
 
     def __init__(self, cache: TensorDict, num_episodes: int, *, across: bool) -> None:
-        missing = [n for n in ("belief", "action", "reward", "mask") if n not in cache.keys()]
+        missing = [name for name in CACHED if name not in cache.keys()]
         if missing:
             raise ValueError(
                 f"Cached beliefs: expected belief, action, reward and mask, {missing} are missing."
@@ -82,17 +90,18 @@ class BeliefTransitions:
     def gather(self, number: Rows) -> TensorDict:
         """Return transitions by number [...], as a TensorDict of that batch size.
 
-        It holds belief [..., Z], action [..., A], reward [...], next_belief [..., Z] and terminal
-        [...] bool.
+        It holds what conservative Q-learning takes, with beliefs as observations: observation
+        [..., Z], action [..., A], reward [...], next_observation [..., Z] and terminated [...]
+        bool.
         """
         flat = self._there(number.reshape(-1))
         source, target = self._source[flat], self._target[flat]
         columns = {
-            "belief": self._belief[source],
+            "observation": self._belief[source],
             "action": self._action[target],
             "reward": self._reward[target],
-            "next_belief": self._belief[target],
-            "terminal": self._terminal[flat],
+            "next_observation": self._belief[target],
+            "terminated": self._terminal[flat],
         }
         shaped = {
             key: value.view(*number.shape, *value.shape[1:]) for key, value in columns.items()

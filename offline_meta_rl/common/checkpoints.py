@@ -4,7 +4,8 @@
     checkpoint.global_step, checkpoint.method, checkpoint.dataset
 
 Lightning writes ``state_dict``, ``global_step``, ``callbacks`` and ``hyper_parameters``;
-``MetaModule`` adds ``method``, ``random_state`` and ``dataset``, ``StoreConfig`` adds ``config``.
+``MetaModule`` adds ``method``, ``random_state`` and ``dataset``, ``StoreConfig`` adds ``config``,
+``BeliefFilter`` adds ``planned_steps``.
 """
 
 import pickle
@@ -22,6 +23,7 @@ METHOD = "method"
 RANDOM_STATE = "random_state"
 DATASET = "dataset"
 CONFIG = "config"
+PLANNED_STEPS = "planned_steps"
 SETTINGS = ("hyper_parameters", "datamodule_hyper_parameters")
 """What the method and the datamodule were built with."""
 _WEIGHTS = "state_dict"
@@ -67,6 +69,11 @@ class Checkpoint:
     def global_step(self) -> int:
         """Outer steps taken."""
         return int(self.content["global_step"])
+
+    @property
+    def planned_steps(self) -> int:
+        """Outer steps after which a filter is trained; 0 in checkpoints of other methods."""
+        return int(self.content.get(PLANNED_STEPS, 0))
 
     @property
     def hyper_parameters(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Interrupted(Exception):
 
     def __init__(self, done: str, resume: str, signal_number: int) -> None:
         super().__init__(f"Interrupted after {done}; the state is saved. Resume with\n    {resume}")
-        self.signal_number = signal_number
+        self.done, self.signal_number = done, signal_number
 
 
 def resume_command(subcommand: str, checkpoint: Path) -> str:

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from rich.console import Console
@@ -103,3 +103,30 @@ class StepClock:
         self.step = step
         self.started += self.seconds()
         return speed
+
+
+class Stopwatch:
+    """Seconds by the clock and of the processor since a run began; a resumed run adds its own.
+
+    Args:
+        before: What ``seconds`` returned when the run was interrupted.
+    """
+
+    def __init__(self, before: Mapping[str, float] | None = None) -> None:
+        self._before = dict(before) if before else {"wall_time": 0.0, "processor_time": 0.0}
+        self._started: dict[str, float] | None = None
+
+    def start(self) -> None:
+        """Begin to count."""
+        self._started = _now()
+
+    def seconds(self) -> dict[str, float]:
+        """Return ``wall_time`` and ``processor_time`` until now."""
+        if self._started is None:
+            return dict(self._before)
+        now = _now()
+        return {name: self._before[name] + now[name] - self._started[name] for name in now}
+
+
+def _now() -> dict[str, float]:
+    return {"wall_time": time.perf_counter(), "processor_time": time.process_time()}

@@ -112,11 +112,21 @@ def arguments_of(owner: type, stored: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+@typing.runtime_checkable
+class Upgrades(typing.Protocol):
+    """A class whose settings of earlier versions need more than a new name."""
+
+    def upgrade(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return settings, under names of any version, with those changed that need it."""
+
+
 def with_new_names(owner: type, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments with renamed ones moved to where they are today.
 
     A new name with dots is a setting inside a group: ``inner.num_steps``.
     """
+    if isinstance(owner, Upgrades):
+        given = owner.upgrade(given)
     renamed = renamed_by(owner)
     found = {name: value for name, value in given.items() if name not in renamed}
     for old in given.keys() & renamed.keys():

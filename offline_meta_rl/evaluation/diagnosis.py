@@ -7,21 +7,68 @@ tasks.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from offline_meta_rl.evaluation.exploration import Exploration
-from offline_meta_rl.evaluation.exploration_summary import share_of
+from offline_meta_rl.evaluation.exploration import Exploration, Share, share_of
 from offline_meta_rl.evaluation.probe import LinearProbe, task_probe
 
 MOST_ROWS = 20_000
 Floats = NDArray[np.float64]
 
 
-def task_reader(batch: Mapping[str, Any], beliefs: torch.Tensor, *, seed: int = 0) -> LinearProbe:
+class BeforeReward(TypedDict):
+    """The probe before the first episode's first reward.
+
+    Attributes:
+        accuracy: Share of held-out meta-trajectories whose task it tells.
+        achievable: Share that can be told by then.
+    """
+
+    accuracy: float
+    achievable: NotRequired[float]
+
+
+class AfterWrongDrawer(TypedDict):
+    """Meta-episodes whose first episode opened a wrong drawer.
+
+    Attributes:
+        meta_episodes: How many there were.
+        end_of_episode: Mean probability of the true task at that episode's end.
+        start_of_next: The same at the second episode's first step.
+        corrected: Share in which the true task is then the most probable one.
+        curve: Mean probability of the true task at every step, [S].
+    """
+
+    meta_episodes: NotRequired[int]
+    end_of_episode: NotRequired[float]
+    start_of_next: NotRequired[float]
+    corrected: NotRequired[Share]
+    curve: list[float]
+
+
+class Diagnosis(TypedDict):
+    """What beliefs say about the task.
+
+    Attributes:
+        probe: Accuracy on held-out meta-trajectories by episode and place, and what is achievable.
+        before_any_reward: The probe where nothing can be known yet.
+        rollouts: In the policy's own meta-episodes, before the first reward or opening of the first
+            episode: mean probability of the true task (``target``) and of the most probable one
+            (``most_probable``).
+        after_wrong_drawer: None where that never happened.
+    """
+
+    probe: NotRequired[dict[str, float]]
+    before_any_reward: BeforeReward
+    rollouts: NotRequired[dict[str, float]]
+    after_wrong_drawer: AfterWrongDrawer | None
+
+
+def task_reader(batch: Mapping[str, Tensor], beliefs: Tensor, *, seed: int = 0) -> LinearProbe:
     """Return a linear readout of the task from the belief at any step of a meta-trajectory.
 
     Args:
@@ -29,8 +76,8 @@ def task_reader(batch: Mapping[str, Any], beliefs: torch.Tensor, *, seed: int = 
         beliefs: theirs, [M, S, Z].
         seed: of the steps that are drawn where there are more than 20 000.
     """
-    mask = torch.as_tensor(batch["mask"]).cpu().numpy()
-    tasks = np.repeat(torch.as_tensor(batch["task"]).cpu().numpy()[:, None], mask.shape[1], axis=1)
+    mask = batch["mask"].cpu().numpy()
+    tasks = np.repeat(batch["task"].cpu().numpy()[:, None], mask.shape[1], axis=1)
     rows, labels = beliefs.cpu().numpy()[mask], tasks[mask]
     if len(rows) > MOST_ROWS:
         chosen = np.random.default_rng(seed).choice(len(rows), MOST_ROWS, replace=False)
@@ -39,30 +86,20 @@ def task_reader(batch: Mapping[str, Any], beliefs: torch.Tensor, *, seed: int = 
 
 
 def diagnose(
-    item: Mapping[str, Any],
-    fit_beliefs: torch.Tensor,
-    held_out_beliefs: torch.Tensor,
+    item: Mapping[str, Mapping[str, Tensor]],
+    fit_beliefs: Tensor,
+    held_out_beliefs: Tensor,
     exploration: Exploration,
     probability: Floats,
-) -> dict[str, Any]:
+) -> Diagnosis:
     """Return what the belief says about the task before and after evidence.
 
     Args:
         item: ``fit`` and ``held_out`` meta-trajectories, as MetaTrajectories holds them out.
-        fit_beliefs: of ``fit``, [M, S, Z].
-        held_out_beliefs: of ``held_out``.
-        exploration: meta-episodes of the trained policy.
-        probability: of each task by the belief in these, [M, K, H + 1, T].
-
-    Returns:
-        ``probe``: accuracy on held-out meta-trajectories by episode and place, and what is
-        achievable. ``before_any_reward``: of these, at the last step before the first episode's
-        first reward. ``rollouts``: in the policy's own meta-episodes, before the first reward or
-        opening of the first episode the mean probability of the true task (``target``) and of the
-        most probable one (``most_probable``). ``after_wrong_drawer``: where the first episode
-        opened a wrong drawer, the same at its end and at the second episode's first step, the
-        share in which the true task is then the most probable one (``corrected``), and the mean
-        ``curve`` of the true task's probability over all steps; None where that never happened.
+        fit_beliefs: Of ``fit``, [M, S, Z].
+        held_out_beliefs: Of ``held_out``.
+        exploration: Meta-episodes of the trained policy.
+        probability: Of each task by the belief in these, [M, K, H + 1, T].
     """
     probe = task_probe(item["fit"], fit_beliefs, item["held_out"], held_out_beliefs).metrics()
     place = "episode_0/before_reward"
@@ -92,7 +129,7 @@ def _before_evidence(exploration: Exploration) -> NDArray[np.int64]:
 
 def _after_wrong_drawer(
     exploration: Exploration, probability: Floats, of_target: Floats
-) -> dict[str, Any] | None:
+) -> AfterWrongDrawer | None:
     first = exploration.first_opened[:, 0]
     wrong = (first >= 0) & ~exploration.success[:, 0]
     if not wrong.any() or of_target.shape[1] < 2:

@@ -3,54 +3,24 @@
 Section 4 of The Reflective Explorer (Rafailov et al., 2021): the task is drawn and not told, the
 agent does K episodes one after another, its belief is carried across them and sees the true task's
 reward. Shapes: M meta-episodes, K episodes of each, H steps of an episode, D drawers, Z belief
-size, A action size. Position h of an episode holds observation o_h, what was done and received on
-the way to it, and the belief after it; there are H + 1 of them.
+size, A action size, T tasks. Position h of an episode holds observation o_h, what was done and
+received on the way to it, and the belief after it; there are H + 1 of them.
 """
 
-from dataclasses import dataclass, fields
-from typing import Any, Protocol, cast
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NotRequired, TypedDict, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
+from offline_meta_rl.common.statistics import share_interval
 from offline_meta_rl.envs.base import Array, Bools, Engine, TaskFamily
+from offline_meta_rl.evaluation.contracts import Explorer, HasDrawers
 from offline_meta_rl.evaluation.rollout import one_torch_thread
 
-
-class Explorer(Protocol):
-    """A filter and a policy on its belief; both work on N meta-episodes at once.
-
-    Attributes:
-        noise_size: standard normal numbers that one step of the filter uses.
-        action_size: A.
-    """
-
-    noise_size: int
-    action_size: int
-
-    def begin(self, count: int) -> Any:
-        """Return the filter's state before the first observation of N meta-episodes."""
-        ...
-
-    def observe(
-        self, state: Any, observation: Tensor, action: Tensor, reward: Tensor, noise: Tensor
-    ) -> tuple[Any, Tensor]:
-        """Take in one position; return the new state and the belief [N, Z].
-
-        Args:
-            state: of the filter.
-            observation: [N, C, h, w] uint8.
-            action: that led there, [N, A]; 0 at an episode's first observation.
-            reward: that arrived with it, [N]; 0 at an episode's first observation.
-            noise: standard normal, [N, noise_size].
-        """
-        ...
-
-    def act(self, belief: Tensor, noise: Tensor | None) -> Tensor:
-        """Return actions [N, A] in [-1, 1]; the mean action without noise [N, A]."""
-        ...
+Number = TypeVar("Number", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -86,6 +56,49 @@ class Exploration:
             self.opened.any(axis=2), self.opened.argmax(axis=2), self.reward.shape[2]
         )  # [M, K, D]
         return np.where(self.opened.any(axis=(2, 3)), when.argmin(axis=-1), -1)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Exploration"]) -> "Exploration":
+        """Return the meta-episodes of all parts, in order."""
+        return cls(
+            target=np.concatenate([part.target for part in parts]),
+            reward=np.concatenate([part.reward for part in parts]),
+            opened=np.concatenate([part.opened for part in parts]),
+            belief=np.concatenate([part.belief for part in parts]),
+            frames=np.concatenate([part.frames for part in parts]),
+        )
+
+
+class Share(TypedDict):
+    """How often something happened.
+
+    Attributes:
+        share: From 0 to 1; None where it was never tried.
+        interval: Its 95 % interval, two numbers.
+        count: How often it was tried.
+    """
+
+    share: float | None
+    interval: list[float]
+    count: int
+
+
+class ExplorationPoint(TypedDict):
+    """One episode of the meta-episodes, by the number of episodes done before it.
+
+    Attributes:
+        exploration_episodes: Episodes done before.
+        success: Share of meta-episodes in which this episode reached the target.
+        success_by_task: The same by the index of the target's task, as text.
+        opened_any: Share of these episodes that opened a drawer, where there are drawers.
+        nearest_of_opened: Share of those that opened the nearest one first.
+    """
+
+    exploration_episodes: int
+    success: Share
+    success_by_task: NotRequired[dict[str, Share]]
+    opened_any: NotRequired[Share]
+    nearest_of_opened: NotRequired[Share]
 
 
 def explore(
@@ -150,9 +163,7 @@ def explore(
             )
         finally:
             engine.close()
-    return Exploration(
-        **{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(Exploration)}
-    )
+    return Exploration.joined(parts)
 
 
 @one_torch_thread()
@@ -172,22 +183,20 @@ def _meta_episodes(
     count, size = engine.num_envs, explorer.action_size
     state = explorer.begin(count)
     usable = np.ones(count, dtype=bool)
-    positions: list[dict[str, NDArray[Any]]] = []
+    rewards, opened, beliefs, frames = [], [], [], []
     for _ in range(num_episodes):
         observation = engine.reset()
         action, reward = np.zeros((count, size), np.float32), np.zeros(count, np.float32)
         for step in range(horizon + 1):
+            # One position more than there are steps: the last observation is filtered too, so that
+            # the next episode begins with all that this one told.
             noise = torch.randn(count, explorer.noise_size, generator=generator)
             image, done, received = map(torch.from_numpy, (observation, action, reward))
             state, belief = explorer.observe(state, image, done, received, noise)
-            positions.append(
-                {
-                    "reward": reward,
-                    "opened": _opened(engine),
-                    "belief": belief.float().cpu().numpy(),
-                    "frames": observation[:num_frames].copy(),
-                }
-            )
+            rewards.append(reward)
+            opened.append(_opened(engine))
+            beliefs.append(belief.float().cpu().numpy())
+            frames.append(observation[:num_frames].astype(np.uint8))
             if step == horizon:
                 break
             noise = torch.randn(count, size, generator=generator)
@@ -199,20 +208,27 @@ def _meta_episodes(
                 ended = (result.terminated | result.truncated) & usable
                 _check_length(ended, step, horizon)
             observation, reward = result.observation, result.reward.astype(np.float32)
-    shape = (num_episodes, horizon + 1)
-    columns = {}
-    for key in positions[0]:
-        rows = np.moveaxis(np.stack([position[key] for position in positions]), 0, 1)
-        columns[key] = rows.reshape(len(rows), *shape, *rows.shape[2:])[usable[: len(rows)]]
-    return Exploration(target=target[usable], **columns)
+    return Exploration(
+        target=target[usable],
+        reward=_by_episode(rewards, num_episodes)[usable],
+        opened=_by_episode(opened, num_episodes)[usable],
+        belief=_by_episode(beliefs, num_episodes)[usable],
+        frames=_by_episode(frames, num_episodes)[usable[:num_frames]],
+    )
+
+
+def _by_episode(positions: list[NDArray[Number]], num_episodes: int) -> NDArray[Number]:
+    """Return what every position holds, K (H + 1) times [N, ...], as [N, K, H + 1, ...]."""
+    rows = np.stack(positions, axis=1)
+    positions_each = len(positions) // num_episodes
+    return rows.reshape(len(rows), num_episodes, positions_each, *rows.shape[2:])
 
 
 def _opened(engine: Engine) -> Bools:
     """Return which drawers are open, [N, D]; [N, 0] where there are none."""
-    opened = getattr(engine, "opened", None)
-    if opened is None:
-        return np.zeros((engine.num_envs, 0), dtype=bool)
-    return np.array(cast(Bools, opened))
+    if isinstance(engine, HasDrawers):
+        return engine.opened.copy()
+    return np.zeros((engine.num_envs, 0), dtype=bool)
 
 
 def _check_finite(action: NDArray[np.float32]) -> None:
@@ -229,3 +245,39 @@ def _check_length(ended: Bools, step: int, horizon: int) -> None:
             f"Expected episodes of {horizon} steps, found one that ended after {step + 1}. "
             "Meta-episodes run side by side and need one length."
         )
+
+
+def share_of(hits: Bools) -> Share:
+    """Return the share of true entries with its 95 % interval; None without entries."""
+    low, high = share_interval(int(hits.sum()), hits.size)
+    share = float(hits.mean()) if hits.size else None
+    return {"share": share, "interval": [low, high], "count": int(hits.size)}
+
+
+def summarise(
+    exploration: Exploration, tasks: Sequence[int], nearest: int | None
+) -> list[ExplorationPoint]:
+    """Return how each of the K episodes of a meta-episode went.
+
+    Args:
+        exploration: What happened.
+        tasks: Indices of the T tasks that ``target`` counts.
+        nearest: The drawer that is opened fastest; None where there is none.
+    """
+    success, first = exploration.success, exploration.first_opened
+    points = []
+    for done in range(success.shape[1]):
+        point: ExplorationPoint = {
+            "exploration_episodes": done,
+            "success": share_of(success[:, done]),
+            "success_by_task": {
+                str(task): share_of(success[exploration.target == index, done])
+                for index, task in enumerate(tasks)
+            },
+        }
+        if nearest is not None:
+            opening = first[:, done]
+            point["opened_any"] = share_of(opening >= 0)
+            point["nearest_of_opened"] = share_of(opening[opening >= 0] == nearest)
+        points.append(point)
+    return points

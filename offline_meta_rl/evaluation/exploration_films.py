@@ -2,7 +2,6 @@
 
 import importlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,7 @@ LABEL, BAR, TARGET_BAR, EMPTY = 46, (60, 110, 200), (60, 160, 90), (225, 225, 22
 
 
 def film_exploration(
-    exploration: Exploration, probability: NDArray[np.floating[Any]], path: str | Path
+    exploration: Exploration, probability: NDArray[np.floating], path: str | Path
 ) -> Path | None:
     """Film the meta-episodes whose frames were kept, side by side.
 
@@ -30,7 +29,7 @@ def film_exploration(
         The film's path; None where it could not be made, after one warning.
     """
     try:
-        imageio: Any = importlib.import_module("imageio.v3")
+        imageio = importlib.import_module("imageio.v3")
         columns = [
             _meta_episode(exploration, probability, row) for row in range(len(exploration.frames))
         ]
@@ -40,9 +39,7 @@ def film_exploration(
         return None
 
 
-def _meta_episode(
-    exploration: Exploration, probability: NDArray[np.floating[Any]], row: int
-) -> Frames:
+def _meta_episode(exploration: Exploration, probability: NDArray[np.floating], row: int) -> Frames:
     """Return one meta-episode's pictures, [K * (H + 1), height, width, 3]."""
     frames, target = exploration.frames[row], int(exploration.target[row])
     episodes, positions = frames.shape[:2]
@@ -72,7 +69,7 @@ def enlarged(image: NDArray[np.uint8]) -> Frames:
     return np.ascontiguousarray(large.transpose(1, 2, 0))
 
 
-def task_bars(probability: NDArray[np.floating[Any]], target: int, width: int) -> Frames:
+def task_bars(probability: NDArray[np.floating], target: int, width: int) -> Frames:
     """Draw one bar for each task, as long as its probability; the target's is green."""
     rows = []
     for task, share in enumerate(probability):

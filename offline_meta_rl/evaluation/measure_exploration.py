@@ -1,90 +1,134 @@
 """Meta-episodes of a trained explorer with what they say about its beliefs; no hooks here."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
-from offline_meta_rl.evaluation.diagnosis import diagnose, task_reader
-from offline_meta_rl.evaluation.exploration import explore
-from offline_meta_rl.evaluation.exploration_films import film_exploration
-from offline_meta_rl.evaluation.exploration_summary import summarise
+from offline_meta_rl.evaluation.contracts import ExplorationData, Explores, HasNearest
+from offline_meta_rl.evaluation.diagnosis import Diagnosis, diagnose, task_reader
+from offline_meta_rl.evaluation.exploration import ExplorationPoint, explore, summarise
+
+
+@dataclass(frozen=True)
+class MetaEpisodes:
+    """How meta-episodes are run.
+
+    Attributes:
+        num_episodes: K, episodes of each.
+        sample_actions: Sample from the policy instead of taking its mean action.
+        seed: Seed of initial states and noise.
+        batch_size: Meta-episodes that run together; None for all.
+        num_threads: Threads of the simulator; None for one per core.
+    """
+
+    num_episodes: int
+    sample_actions: bool = False
+    seed: int = 0
+    batch_size: int | None = None
+    num_threads: int | None = None
+
+
+class ExplorationProtocol(TypedDict):
+    """What was evaluated, and how.
+
+    Attributes:
+        tasks: Indices of the tasks.
+        meta_episodes: How many were run.
+        num_episodes: Episodes of each.
+        trained_episodes: Episodes of the meta-trajectories that the policy was trained on.
+        sample_actions: Whether actions were sampled.
+        seed: Seed of initial states and noise.
+        diverged: Meta-episodes that are left out because the simulator diverged.
+    """
+
+    tasks: list[int]
+    meta_episodes: int
+    num_episodes: int
+    trained_episodes: int
+    sample_actions: bool
+    seed: int
+    diverged: int
+
+
+class Measured(TypedDict):
+    """What a measurement found.
+
+    Attributes:
+        points: By exploration episodes done.
+        protocol: What was evaluated, and how.
+        diagnosis: What beliefs say about the task, if that was asked for.
+        film: Name of the film, if one was asked for; None where it could not be made.
+    """
+
+    points: list[ExplorationPoint]
+    protocol: ExplorationProtocol
+    diagnosis: NotRequired[Diagnosis]
+    film: NotRequired[str | None]
 
 
 def measure_exploration(
-    module: Any,
-    datamodule: Any,
+    method: Explores,
+    data: ExplorationData,
+    settings: MetaEpisodes,
     *,
     meta_episodes: int,
-    num_episodes: int,
-    sample_actions: bool,
-    seed: int,
-    batch_size: int | None,
-    num_threads: int | None,
     diagnose_beliefs: bool,
     film: int,
     film_path: Path,
-) -> dict[str, Any]:
+) -> Measured:
     """Run meta-episodes in the test tasks and summarise them.
 
     Args:
-        module: has an ``explorer`` and a ``held_out_generator``.
-        datamodule: has ``dataset``, ``family``, ``train_tasks``, ``test_tasks`` and held-out
-            meta-trajectories, as MetaTrajectories.
-        meta_episodes: how many.
-        num_episodes: of each.
-        sample_actions: sample from the policy instead of taking its mean action.
-        seed: of initial states and noise.
-        batch_size: meta-episodes that run together; None for all.
-        num_threads: of the simulator; None for one per core.
-        diagnose_beliefs: what beliefs say about the task, before and after evidence. Only where
-            the evaluated tasks are those of the meta-trajectories.
-        film: meta-episodes to film.
-        film_path: of the film, without suffix.
-
-    Returns:
-        ``points`` by exploration episodes done, ``protocol``, and ``diagnosis`` if asked for.
+        method: What explores.
+        data: Has the tasks and held-out meta-trajectories.
+        settings: How meta-episodes are run.
+        meta_episodes: How many.
+        diagnose_beliefs: Say what beliefs tell about the task, before and after evidence. Only
+            where the evaluated tasks are those of the meta-trajectories.
+        film: Meta-episodes to film; 0 for no film.
+        film_path: Of the film, without suffix.
     """
-    tasks, manifest = list(datamodule.test_tasks), datamodule.dataset.manifest
-    protocol = {
-        "tasks": tasks,
-        "meta_episodes": meta_episodes,
-        "num_episodes": num_episodes,
-        "trained_episodes": int(datamodule.hparams["num_episodes"]),
-        "sample_actions": sample_actions,
-        "seed": seed,
-    }
-    family = datamodule.family
+    tasks, manifest = list(data.test_tasks), data.dataset.manifest
+    family = data.family
     exploration = explore(
         family,
-        module.explorer,
+        method.explorer,
         np.asarray(manifest.task_parameters, dtype=np.float64)[tasks],
         meta_episodes=meta_episodes,
-        num_episodes=num_episodes,
-        seed=seed,
-        sample_actions=sample_actions,
+        num_episodes=settings.num_episodes,
+        seed=settings.seed,
+        sample_actions=settings.sample_actions,
         num_frames=film,
-        batch_size=batch_size,
-        num_threads=num_threads,
+        batch_size=settings.batch_size,
+        num_threads=settings.num_threads,
     )
-    protocol["diverged"] = meta_episodes - len(exploration.target)
-    nearest = getattr(family, "nearest", None)
-    content: dict[str, Any] = {
+    nearest = family.nearest if isinstance(family, HasNearest) else None
+    content: Measured = {
         "points": summarise(exploration, tasks, nearest),
-        "protocol": protocol,
+        "protocol": {
+            "tasks": tasks,
+            "meta_episodes": meta_episodes,
+            "num_episodes": settings.num_episodes,
+            "trained_episodes": data.num_episodes,
+            "sample_actions": settings.sample_actions,
+            "seed": settings.seed,
+            "diverged": meta_episodes - len(exploration.target),
+        },
     }
-    readable = tasks == sorted(datamodule.train_tasks)
+    # A readout of the task knows the tasks that it was fitted on, and no others.
+    readable = tasks == sorted(data.train_tasks)
     if not readable or not (diagnose_beliefs or film):
         return content
-    item = next(iter(datamodule.val_dataloader()))
-    fit, held_out = (
-        module.explorer.beliefs(item[name], module.held_out_generator())
-        for name in ("fit", "held_out")
-    )
+    item = data.held_out_item()
+    fit, held_out = (method.held_out_beliefs(item[name]) for name in ("fit", "held_out"))
     probability = task_reader(item["fit"], fit).probabilities(exploration.belief)
     if diagnose_beliefs:
         content["diagnosis"] = diagnose(item, fit, held_out, exploration, probability)
     if film:
+        from offline_meta_rl.evaluation.exploration_films import film_exploration  # gymnasium
+
         found = film_exploration(exploration, probability[:film], film_path)
         content["film"] = None if found is None else found.name
     return content

@@ -7,13 +7,14 @@ each, H steps of the longest, S = K (H + 1) positions, N tasks, Z belief size.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize
 from scipy.special import logsumexp, softmax
+from torch import Tensor
 
 PLACES = ("first", "before_reward", "last")
 """Where a segment is probed: at its first observation, at the last one before its first reward (as
@@ -56,20 +57,20 @@ class LinearProbe:
         classes: the labels that occur, sorted.
     """
 
-    def __init__(self, inputs: Any, labels: Any, *, penalty: float = 1e-2) -> None:
+    def __init__(self, inputs: ArrayLike, labels: ArrayLike, *, penalty: float = 1e-2) -> None:
         rows = np.asarray(inputs, dtype=np.float64)
         self.mean, spread = rows.mean(axis=0), rows.std(axis=0)
         self.scale = np.where(spread > 1e-9, spread, 1.0)
         self.classes, number = np.unique(np.asarray(labels), return_inverse=True)
         self.weight = _fit(self._with_one(rows), number, len(self.classes), penalty)
 
-    def probabilities(self, inputs: Any) -> Floats:
+    def probabilities(self, inputs: ArrayLike) -> Floats:
         """Return the probability of each of ``classes``, [..., Z] -> [..., N]."""
         rows = np.asarray(inputs, dtype=np.float64)
         result: Floats = softmax(self._with_one(rows) @ self.weight, axis=-1)
         return result
 
-    def accuracy(self, inputs: Any, labels: Any) -> float:
+    def accuracy(self, inputs: ArrayLike, labels: ArrayLike) -> float:
         """Return the share of rows [M, Z] whose most probable class is the label [M]."""
         found = self.classes[self.probabilities(inputs).argmax(axis=-1)]
         return float((found == np.asarray(labels)).mean())
@@ -81,10 +82,10 @@ class LinearProbe:
 
 
 def task_probe(
-    fit: Mapping[str, Any],
-    fit_beliefs: torch.Tensor,
-    held_out: Mapping[str, Any],
-    held_out_beliefs: torch.Tensor,
+    fit: Mapping[str, Tensor],
+    fit_beliefs: Tensor,
+    held_out: Mapping[str, Tensor],
+    held_out_beliefs: Tensor,
     *,
     shuffle: np.random.Generator | None = None,
 ) -> ProbeResult:
@@ -110,7 +111,7 @@ def task_probe(
     return ProbeResult(accuracy, achievable(held_out))
 
 
-def positions(batch: Mapping[str, Any]) -> NDArray[np.int64]:
+def positions(batch: Mapping[str, Tensor]) -> NDArray[np.int64]:
     """Return where each segment is probed, as positions of [S]: [M, K, 3]."""
     first_reward = _array(batch["first_reward"])
     mask = _array(batch["mask"]).reshape(*first_reward.shape, -1)
@@ -120,7 +121,7 @@ def positions(batch: Mapping[str, Any]) -> NDArray[np.int64]:
     return start[:, None] + within
 
 
-def achievable(batch: Mapping[str, Any]) -> Floats:
+def achievable(batch: Mapping[str, Tensor]) -> Floats:
     """Return how often the task can be told from segments and rewards alone, [K, 3].
 
     A rewarded segment tells the task. A segment that was collected with a reward and shows none
@@ -168,12 +169,12 @@ def _fit(rows: Floats, number: NDArray[np.int64], classes: int, penalty: float) 
     return result
 
 
-def _at(beliefs: torch.Tensor, place: NDArray[np.int64]) -> Floats:
+def _at(beliefs: Tensor, place: NDArray[np.int64]) -> Floats:
     """Return the belief of each meta-trajectory at its own position, [M, Z]."""
     chosen = beliefs[torch.arange(len(place)), torch.from_numpy(place)]
     return chosen.detach().cpu().double().numpy()
 
 
-def _array(values: Any) -> NDArray[Any]:
+def _array(values: Tensor) -> NDArray:
     """Return a tensor's numbers."""
-    return torch.as_tensor(values).cpu().numpy()
+    return values.cpu().numpy()

@@ -10,11 +10,13 @@ them. Shapes: B rows, N sampled actions of a group, O/A observation (or belief) 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
+from offline_meta_rl.common.settings import check_at_least
 from offline_meta_rl.networks.actors import constant, tanh_sample
 from offline_meta_rl.networks.stacked import Layers, stacked_mlp
 
@@ -29,54 +31,41 @@ class CQLParameters(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CQLSettings:
-    """What the losses depend on; the defaults are the paper's formula.
+class Conservatism:
+    """The conservative term of the critics' loss; the defaults are the paper's formula.
 
     Attributes:
-        discount: per step.
-        weight: of the conservative term, beta of Eq. 3; 0 leaves it out and samples nothing for it.
-        form: ``uniform``, the paper's E_{a ~ uniform} Q - E_data Q, or ``logsumexp``, CQL(H):
-            log mean exp Q over uniform actions, pi(b)'s and pi(b')'s, all valued at b.
-        temperature: t of t log mean exp (Q / t); CQL(H) has 1. Where Q differs by less than 1
-            between actions, as with rewards of 0 and 1, the logarithm is hardly more than the mean;
-            a smaller t weighs the highest values, as scaling up all rewards would.
-        num_actions: N, sampled actions in each group.
-        importance_weights: subtract each action's log density inside ``logsumexp``. Off: where the
-            actor is nearly deterministic the density is so large that the term vanishes exactly at
-            the actor's own actions.
-        entropy_weight: of the actor's log density in its loss; the paper has none.
-        min_log_std: floor of the logarithm of the actor's standard deviation.
+        weight: Factor of the term, beta of Eq. 3. With 0 nothing is sampled for it: the paper's
+            "No CQL".
+        form: ``uniform``, the paper's E_{a ~ uniform} Q - E_data Q, or ``logsumexp``, CQL(H) of
+            Kumar et al. (2020): log mean exp Q over uniform actions, pi(b)'s and pi(b')'s, all
+            valued at b.
+        temperature: t of t log mean exp (Q / t), more than 0; CQL(H) has 1. Where Q differs by less
+            than 1 between actions, as with rewards of 0 and 1, the logarithm is hardly more than
+            the mean. A smaller t gives the highest values more weight, as larger rewards would.
+        num_actions: N, sampled actions in each group, at least 1.
+        importance_weights: Subtract each action's log density inside ``logsumexp``. Off by default:
+            the density of a nearly deterministic actor is so large that the term vanishes exactly
+            at the actor's own actions.
+
+    Raises:
+        ValueError: a value out of its range.
     """
 
-    discount: float = 0.99
     weight: float = 1.0
     form: Literal["uniform", "logsumexp"] = "uniform"
     temperature: float = 1.0
     num_actions: int = 10
     importance_weights: bool = False
-    entropy_weight: float = 0.0
-    min_log_std: float = -20.0
 
     def __post_init__(self) -> None:
-        """Check the ranges.
-
-        Raises:
-            ValueError: names the setting, what was expected and what was found.
-        """
+        """Check the ranges."""
         if self.form not in ("uniform", "logsumexp"):
             raise ValueError(f"form: expected uniform or logsumexp, found {self.form!r}.")
-        lowest = {"weight": 0, "num_actions": 1, "entropy_weight": 0}
-        for name, bound in lowest.items():
-            if getattr(self, name) < bound:
-                raise ValueError(f"{name}: expected at least {bound}, found {getattr(self, name)}.")
+        check_at_least(self, 0, "weight")
+        check_at_least(self, 1, "num_actions")
         if self.temperature <= 0.0:
             raise ValueError(f"temperature: expected more than 0, found {self.temperature}.")
-        if not 0.0 <= self.discount <= 1.0:
-            raise ValueError(f"discount: expected 0 to 1, found {self.discount}.")
-        if self.min_log_std >= MAX_LOG_STD:
-            raise ValueError(
-                f"min_log_std: expected less than {MAX_LOG_STD}, found {self.min_log_std}."
-            )
 
     def group_sizes(self) -> tuple[int, int]:
         """Return how many uniform actions, and how many of pi(b) and of pi(b') each, are sampled.
@@ -86,6 +75,36 @@ class CQLSettings:
         if self.weight == 0:
             return 0, 0
         return self.num_actions, self.num_actions if self.form == "logsumexp" else 0
+
+
+@dataclass(frozen=True)
+class CQLSettings:
+    """What the losses depend on; the defaults are the paper's formulas.
+
+    Attributes:
+        discount: Per step, 0 to 1.
+        conservatism: The conservative term.
+        entropy_weight: Weight of the actor's log density in its loss, at least 0; the paper has 0.
+        min_log_std: Floor of the logarithm of the actor's standard deviation, below 2.
+
+    Raises:
+        ValueError: a value out of its range.
+    """
+
+    discount: float = 0.99
+    conservatism: Conservatism = Conservatism()
+    entropy_weight: float = 0.0
+    min_log_std: float = -20.0
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not 0.0 <= self.discount <= 1.0:
+            raise ValueError(f"discount: expected 0 to 1, found {self.discount}.")
+        check_at_least(self, 0, "entropy_weight")
+        if self.min_log_std >= MAX_LOG_STD:
+            raise ValueError(
+                f"min_log_std: expected less than {MAX_LOG_STD}, found {self.min_log_std}."
+            )
 
 
 class CQLNoise(NamedTuple):
@@ -108,40 +127,40 @@ class CQLNoise(NamedTuple):
 
 def draw_noise(
     shape: tuple[int, ...],
-    settings: CQLSettings,
+    conservatism: Conservatism,
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     generator: torch.Generator | None = None,
 ) -> CQLNoise:
-    """Draw the random numbers for actions of shape [..., A], in a fixed order.
+    """Draw the random numbers of one update, in a fixed order.
 
-    Groups that the settings do not use have N = 0. Without a generator, from the global state.
+    Args:
+        shape: Of the data's actions, [..., A].
+        conservatism: Says how many actions are sampled; a group it does not use has N = 0.
+        device: Where the numbers go.
+        dtype: Of the numbers.
+        generator: Source of randomness; None for the global state.
     """
     *rows, size = shape
-    uniform, policy = settings.group_sizes()
-    where: dict[str, Any] = {"device": device, "dtype": dtype, "generator": generator}
-    return CQLNoise(
-        torch.randn(*rows, size, **where),
-        torch.randn(*rows, size, **where),
-        2.0 * torch.rand(*rows, uniform, size, **where) - 1.0,
-        torch.randn(*rows, policy, size, **where),
-        torch.randn(*rows, policy, size, **where),
-    )
+    uniform, policy = conservatism.group_sizes()
+    normal = partial(torch.randn, device=device, dtype=dtype, generator=generator)
+    backup, actor = normal(*rows, size), normal(*rows, size)
+    share = torch.rand(*rows, uniform, size, device=device, dtype=dtype, generator=generator)
+    following = [normal(*rows, policy, size) for _ in range(2)]
+    return CQLNoise(backup, actor, 2.0 * share - 1.0, *following)
 
 
-def actor_gaussian(
-    actor: Layers, observation: Tensor, settings: CQLSettings
-) -> tuple[Tensor, Tensor]:
+def actor_gaussian(actor: Layers, observation: Tensor, min_log_std: float) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of the actions before the tanh, [B, A] each.
 
     Args:
-        actor: one network of O -> 2 A.
+        actor: One network of O -> 2 A.
         observation: [B, O].
-        settings: has the floor of the log standard deviation.
+        min_log_std: Floor of the logarithm of the standard deviation.
     """
     mean, log_std = stacked_mlp(actor, observation[None])[0].chunk(2, dim=-1)
-    return mean, log_std.clamp(settings.min_log_std, MAX_LOG_STD).exp()
+    return mean, log_std.clamp(min_log_std, MAX_LOG_STD).exp()
 
 
 def twin_values(critics: Layers, observation: Tensor, actions: Tensor) -> Tensor:
@@ -181,9 +200,9 @@ def conservative_actions(
     uniform_log_density = -math.log(2.0) * noise.uniform.shape[-1]
     densities = [torch.full_like(noise.uniform[..., 0], uniform_log_density)]
     groups = {"observation": noise.policy, "next_observation": noise.following}
-    if settings.form == "logsumexp":
+    if settings.conservatism.form == "logsumexp":
         for name, normal in groups.items():
-            mean, std = actor_gaussian(parameters.actor, batch[name], settings)
+            mean, std = actor_gaussian(parameters.actor, batch[name], settings.min_log_std)
             action, density = tanh_sample(mean[:, None], std[:, None], normal)
             actions.append(action)
             densities.append(density)
@@ -191,7 +210,7 @@ def conservative_actions(
 
 
 def conservative_penalty(
-    sampled: Tensor, data: Tensor, log_density: Tensor, settings: CQLSettings
+    sampled: Tensor, data: Tensor, log_density: Tensor, conservatism: Conservatism
 ) -> Tensor:
     """Return the conservative term of every row and critic, [2, B], without its weight.
 
@@ -201,15 +220,15 @@ def conservative_penalty(
         sampled: Q of the sampled actions, [2, B, M].
         data: Q of the data's action, [2, B].
         log_density: of the sampled actions, [B, M].
-        settings: form, importance weights.
+        conservatism: Form, temperature, importance weights.
     """
-    if settings.form == "uniform":
+    if conservatism.form == "uniform":
         return sampled.mean(dim=-1) - data
-    exponent = sampled / settings.temperature
-    if settings.importance_weights:
+    exponent = sampled / conservatism.temperature
+    if conservatism.importance_weights:
         exponent = exponent - log_density
     mean = torch.logsumexp(exponent, dim=-1) - math.log(sampled.shape[-1])
-    return settings.temperature * mean - data
+    return conservatism.temperature * mean - data
 
 
 def backup(
@@ -221,7 +240,7 @@ def backup(
 ) -> Tensor:
     """Return r + discount * min Q'(b', a') with a' ~ pi(b'), [B]; the reward alone at the end."""
     following = batch["next_observation"]
-    mean, std = actor_gaussian(parameters.actor, following, settings)
+    mean, std = actor_gaussian(parameters.actor, following, settings.min_log_std)
     action, _ = tanh_sample(mean, std, noise)
     value = twin_values(targets, following, action[:, None])[..., 0].amin(dim=0)
     return batch["reward"] + settings.discount * torch.where(batch["terminated"], 0.0, value)
@@ -252,7 +271,8 @@ def cql_losses(
         of the data's actions), ``policy_value`` (Q of the actor's), ``entropy`` (nats).
     """
     observation, data_action = batch["observation"], batch["action"][:, None]
-    conservative = settings.weight > 0
+    conservatism = settings.conservatism
+    conservative = conservatism.weight > 0
     with torch.no_grad():
         aim = backup(parameters, targets, batch, noise.backup, settings)
         actions, density = data_action, data_action[..., 0]
@@ -263,11 +283,11 @@ def cql_losses(
     data_value = values[..., 0]
     losses = {"critic": 0.5 * ((data_value - aim).square().sum(dim=0) * row_weight).sum()}
     if conservative:
-        penalty = conservative_penalty(values[..., 1:], data_value, density, settings)
-        losses["penalty"] = settings.weight * (penalty.sum(dim=0) * row_weight).sum()
+        penalty = conservative_penalty(values[..., 1:], data_value, density, conservatism)
+        losses["penalty"] = conservatism.weight * (penalty.sum(dim=0) * row_weight).sum()
 
     action, log_density = tanh_sample(
-        *actor_gaussian(parameters.actor, observation, settings), noise.actor
+        *actor_gaussian(parameters.actor, observation, settings.min_log_std), noise.actor
     )
     critics = constant(parameters.critics)
     policy_value = twin_values(critics, observation, action[:, None])[..., 0].amin(dim=0)

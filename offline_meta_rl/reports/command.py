@@ -1,9 +1,8 @@
-"""``lightning report tables | dataset | exploration | strips | sawyer_scene``.
+"""``lightning report tables | dataset | exploration | probe | strips | sawyer_scene``.
 
 What the pages of results show. Only what parsing needs is imported here.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,23 +49,24 @@ def exploration(
     Raises:
         ValueError: An arm that is not NAME=FILE,FILE,...
     """
-    from offline_meta_rl.reports.exploration import mean_diagnosis, mean_points, table
-    from offline_meta_rl.reports.exploration_plots import diagnosis_figure, success_figure
+    from offline_meta_rl.reports.exploration import print_exploration
 
-    arms = {}
-    for given in arm:
-        name, separator, files = given.partition("=")
-        if not separator:
-            raise ValueError(f"--arm: expected name=FILE,FILE,..., found {given!r}.")
-        arms[name] = [json.loads(Path(file).read_text()) for file in files.split(",")]
-    print(table(arms))
-    chance = 1.0 / len(next(iter(arms.values()))[0]["protocol"]["tasks"])
-    if picture:
-        curves = {name: mean_points(results) for name, results in arms.items()}
-        success_figure(curves, picture, chance=chance)
-    if diagnosis:
-        found = {name: mean_diagnosis(results) for name, results in arms.items()}
-        diagnosis_figure(found, diagnosis, chance=chance)
+    print_exploration(arm=arm, picture=picture, diagnosis=diagnosis)
+
+
+def probe(*, arm: list[str]) -> None:
+    """Print how well the task can be read from filters' beliefs, as a table.
+
+    Args:
+        arm: NAME=FILE,FILE,... with one result file of WatchBeliefs for each seed; repeat the
+            option for more arms.
+
+    Raises:
+        ValueError: An arm that is not NAME=FILE,FILE,...
+    """
+    from offline_meta_rl.reports.exploration import print_probe
+
+    print_probe(arm=arm)
 
 
 def strips(family: str, picture: Path, *, every: int = 1, seed: int = 0) -> None:
@@ -105,6 +105,7 @@ COMMANDS = Commands(
         "tables": tables,
         "dataset": dataset,
         "exploration": exploration,
+        "probe": probe,
         "strips": strips,
         "sawyer_scene": sawyer_scene,
     },

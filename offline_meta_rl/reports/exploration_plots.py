@@ -2,24 +2,37 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from offline_meta_rl.evaluation.diagnosis import Diagnosis
+from offline_meta_rl.evaluation.exploration import ExplorationPoint
 from offline_meta_rl.reports.curves import save_figure
 
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
 
 
+class ProbePoint(TypedDict):
+    """The task probe at one moment of a filter's training.
+
+    Attributes:
+        step: Updates of the filter.
+        probe: Label -> accuracy.
+    """
+
+    step: int
+    probe: dict[str, float]
+
+
 def success_figure(
-    curves: Mapping[str, Sequence[Mapping[str, Any]]], path: str | Path, *, chance: float | None
+    curves: Mapping[str, Sequence[ExplorationPoint]], path: str | Path, *, chance: float | None
 ) -> None:
     """Draw success against the number of exploration episodes done (the paper's Figure 2, right).
 
     Args:
-        curves: label -> points with ``exploration_episodes`` and ``success``, which has ``share``
-            and ``interval``.
+        curves: Label -> points by the number of exploration episodes done.
         path: of the PNG; replaced when complete.
         chance: success of guessing, drawn as a line; None for no line.
     """
@@ -29,7 +42,7 @@ def success_figure(
     axes = figure.subplots()
     for number, (label, points) in enumerate(curves.items()):
         done = np.array([point["exploration_episodes"] for point in points], dtype=float)
-        share = np.array([point["success"]["share"] for point in points])
+        share = np.array([point["success"]["share"] for point in points], dtype=float)
         low, high = np.array([point["success"]["interval"] for point in points]).T
         errors = np.maximum([share - low, high - share], 0.0)
         shift = 0.02 * (number - (len(curves) - 1) / 2)  # so that bars do not hide each other
@@ -46,16 +59,13 @@ def success_figure(
     save_figure(figure, path)
 
 
-def probe_figure(
-    history: Sequence[Mapping[str, Any]], path: str | Path, *, chance: float, switch: int | None
-) -> None:
+def probe_figure(history: Sequence[ProbePoint], path: str | Path, *, chance: float) -> None:
     """Draw how well the task can be read from the belief, over training.
 
     Args:
-        history: points with ``step`` and ``probe``, label -> accuracy.
+        history: Points of one run; the last one says which labels are drawn.
         path: of the PNG; replaced when complete.
         chance: accuracy of guessing.
-        switch: step at which the filter's training ends; None for no line.
     """
     from matplotlib.figure import Figure
 
@@ -67,8 +77,6 @@ def probe_figure(
         colour = COLOURS[number % len(COLOURS)]
         axes.plot(steps, values, color=colour, marker=".", label=label)
     axes.axhline(chance, color="black", linestyle=":", linewidth=1.0, label="guessing")
-    if switch is not None:
-        axes.axvline(switch, color="tab:grey", linewidth=1.0, label="filter trained")
     axes.set(xlabel="updates", ylabel="accuracy of the task probe", ylim=(-0.03, 1.05))
     axes.grid(alpha=0.3)
     axes.legend(fontsize="x-small", loc="best")
@@ -110,12 +118,12 @@ def write_png(picture: NDArray[np.uint8], path: str | Path) -> None:
 
 
 def diagnosis_figure(
-    diagnoses: Mapping[str, Mapping[str, Any]], path: str | Path, *, chance: float
+    diagnoses: Mapping[str, Diagnosis], path: str | Path, *, chance: float
 ) -> None:
     """Draw what beliefs say about the task before any reward, and after opening a wrong drawer.
 
     Args:
-        diagnoses: label -> what ``exploration_diagnosis.diagnose`` returns.
+        diagnoses: Label -> what ``diagnose`` returns.
         path: of the PNG; replaced when complete.
         chance: probability of guessing the task.
     """

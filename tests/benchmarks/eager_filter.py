@@ -74,17 +74,20 @@ def eager_loss(model: VariationalFilter, batch: Mapping[str, Tensor], noise: Ten
     rows, steps = images.shape[:2]
     reward = batch["reward"]
     feature = model.encoder(images.flatten(0, 1)).unflatten(0, (rows, steps))
-    copies = reward[..., None].expand(-1, -1, model.reward_copies)
+    copies = reward[..., None].expand(-1, -1, model.settings.reward_copies)
     seen = torch.cat([feature, copies], -1).transpose(0, 1)
     loop = two_level_loop if isinstance(model.latent, TwoLevelLatent) else recurrent_loop
     parts = loop(model.latent, seen, batch["action"].transpose(0, 1), noise.transpose(0, 1))
     sample, divergence, expected = (torch.stack(part, 1) for part in parts)
     decoded = model.decoder(sample.flatten(0, 1)).unflatten(0, (rows, steps))
-    loss = gaussian_loss(decoded, images, model.image_std) + divergence.sum()
-    for weight, source in ((model.reward_weight, sample), (model.prior_reward_weight, expected)):
+    loss = gaussian_loss(decoded, images, model.settings.image_std) + divergence.sum()
+    for weight, source in (
+        (model.settings.reward_weight, sample),
+        (model.settings.prior_reward_weight, expected),
+    ):
         if weight:
             found = model.reward_decoder(source)[..., 0]
-            loss = loss + weight * gaussian_loss(found, reward, model.reward_std)
+            loss = loss + weight * gaussian_loss(found, reward, model.settings.reward_std)
     return loss / rows
 
 

@@ -22,23 +22,23 @@ from datamodules.sampling.episodes import EpisodeTable
 from datamodules.sampling.stitch import draw_segments
 from offline_meta_rl.data.dataset import TaskDataset
 from offline_meta_rl.networks.filter.model import VariationalFilter
+from offline_meta_rl.networks.filter.recurrent import RecurrentSizes
+from offline_meta_rl.networks.filter.settings import FilterSettings
+from offline_meta_rl.networks.filter.two_level import TwoLevelSizes
 from tests.benchmarks.eager_filter import eager_loss
 from tests.benchmarks.record import record
 from tests.benchmarks.torchrl_filter import quietly, without_searching_for_pandas
 from tests.image_data import make_image_dataset
 
 THREADS = min(2, len(os.sched_getaffinity(0)))
-LITE_LATENTS: dict[str, dict[str, int]] = {
-    "two_level": {"first_size": 16, "second_size": 32, "hidden_size": 128},
-    "recurrent": {"random_size": 24, "deterministic_size": 64, "hidden_size": 128},
+LITE_LATENTS: dict[str, Any] = {
+    "two_level": TwoLevelSizes(first_size=16, second_size=32, hidden_size=128),
+    "recurrent": RecurrentSizes(random_size=24, deterministic_size=64, hidden_size=128),
 }
 LITE: dict[str, Any] = {"image_network": "dense", "image_size": 128, "hidden_size": 128}
 LITE_SHAPE, LITE_ROWS, LITE_STEPS = (3, 16, 16), 32, 39  # of explorer_two_drawer_lite.yaml
 SMALL, SMALL_ROWS = LITE | {"image_size": 64}, 16
-LARGE_LATENTS: dict[str, dict[str, int]] = {
-    "two_level": {},  # MELD's
-    "recurrent": {"random_size": 64, "deterministic_size": 256, "hidden_size": 256},
-}
+LARGE_LATENTS = ("two_level", "recurrent")  # of MELD's sizes, the defaults
 LARGE_SHAPE, LARGE_ROWS, LARGE_STEPS = (3, 64, 64), 2, 26
 ACTION_SIZE = 2
 Loss = Callable[[TensorDict, Tensor], Tensor]
@@ -129,7 +129,8 @@ def measure(
     """Record frames per second of all sides, and return the ratio to the eager loop."""
     rows, steps, shape = size
     torch.manual_seed(0)
-    model = VariationalFilter(shape, ACTION_SIZE, latent=latent, **settings).to(device)
+    filter_settings = FilterSettings(latent=latent, **settings)  # type: ignore[arg-type]
+    model = VariationalFilter(shape, ACTION_SIZE, filter_settings).to(device)
     batch = random_batch(rows, steps, shape, device)
     noise = torch.randn(rows, steps, model.noise_size, device=device)
     with torch.no_grad():
@@ -173,7 +174,7 @@ def measure(
 @pytest.mark.parametrize("latent", sorted(LITE_LATENTS))
 def test_lite_size(latent: str) -> None:
     """The larger the batch, the more of an update is arithmetic, which is the same on all sides."""
-    more = {"latent_sizes": LITE_LATENTS[latent], "prior_reward_weight": 10.0}
+    more = {**LITE_LATENTS, "prior_reward_weight": 10.0}
     size = LITE_ROWS, LITE_STEPS, LITE_SHAPE
     shipped = measure(f"lite_{latent}", latent, LITE | more, size, repeats=10)
     size = SMALL_ROWS, LITE_STEPS, LITE_SHAPE
@@ -183,15 +184,15 @@ def test_lite_size(latent: str) -> None:
 
 
 def test_lite_size_against_torchrl() -> None:
-    sizes = {"random_size": 24, "deterministic_size": 128, "hidden_size": 128}
+    sizes = RecurrentSizes(random_size=24, deterministic_size=128, hidden_size=128)
     size = LITE_ROWS, LITE_STEPS, LITE_SHAPE
-    settings = LITE | {"latent_sizes": sizes}
+    settings = LITE | {"recurrent": sizes}
     measure("lite_torchrl", "recurrent", settings, size, repeats=10, torchrl=True)
 
 
 @pytest.mark.parametrize("latent", sorted(LARGE_LATENTS))
 def test_64_pixels(latent: str) -> None:
-    settings = {"latent_sizes": LARGE_LATENTS[latent], "image_size": 32}
+    settings = {"image_size": 32}
     size = LARGE_ROWS, LARGE_STEPS, LARGE_SHAPE
     torchrl = latent == "recurrent"
     measure(f"64_{latent}", latent, settings, size, repeats=1, torchrl=torchrl)
@@ -202,8 +203,7 @@ def test_64_pixels(latent: str) -> None:
 @pytest.mark.parametrize("latent", sorted(LARGE_LATENTS))
 @pytest.mark.parametrize("autocast", [False, True])
 def test_64_pixels_on_a_gpu(latent: str, autocast: bool) -> None:
-    settings = {"latent_sizes": LARGE_LATENTS[latent], "image_size": 64, "hidden_size": 512}
-    settings |= {"autocast": autocast}
+    settings = {"image_size": 64, "hidden_size": 512, "autocast": autocast}
     name = f"gpu_64_{latent}" + ("_autocast" if autocast else "")
     torchrl = latent == "recurrent"
     measure(
@@ -217,7 +217,8 @@ def test_autocast_of_convolutions() -> None:
     sides = {}
     for name in ("single", "bfloat16"):
         torch.manual_seed(0)
-        model = VariationalFilter(LARGE_SHAPE, ACTION_SIZE, autocast=name == "bfloat16")
+        settings = FilterSettings(image_size=32, autocast=name == "bfloat16")
+        model = VariationalFilter(LARGE_SHAPE, ACTION_SIZE, settings)
         loss = lambda b, n, model=model: model.elbo(b, n)["loss"]  # noqa: E731
         sides[name] = updates(model, loss, batch, model.noise_size)
     found = compare(sides, 1, "cpu", rounds=1)

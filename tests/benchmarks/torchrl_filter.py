@@ -60,7 +60,7 @@ class TorchrlFilter(nn.Module):
         images, reward = batch["observation"].float() / 255, batch["reward"]
         shape = images.shape[:2]
         feature = model.encoder(images.flatten(0, 1)).unflatten(0, shape)
-        copies = reward[..., None].expand(-1, -1, model.reward_copies)
+        copies = reward[..., None].expand(-1, -1, model.settings.reward_copies)
         start = (
             images.new_zeros(*shape, size)
             for size in (model.latent.noise_size, model.latent.deterministic_size)
@@ -71,9 +71,11 @@ class TorchrlFilter(nn.Module):
         divergence = kl((found["mean"], found["std"]), (found["prior_mean"], found["prior_std"]))
         sample = torch.cat([found["state"], found["belief"]], -1)
         decoded = model.decoder(sample.flatten(0, 1)).unflatten(0, shape)
-        loss = gaussian_loss(decoded, images, model.image_std) + divergence.sum()
+        loss = gaussian_loss(decoded, images, model.settings.image_std) + divergence.sum()
         told = model.reward_decoder(sample)[..., 0]
-        loss = loss + model.reward_weight * gaussian_loss(told, reward, model.reward_std)
+        loss = loss + model.settings.reward_weight * gaussian_loss(
+            told, reward, model.settings.reward_std
+        )
         return loss / shape[0]
 
 

@@ -28,8 +28,9 @@ def data_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def settings(data_path: Path, **evaluate: Any) -> dict[str, Any]:
     """Return the config of three updates of the filter and three of the policy, on real drawers."""
-    found = tiny.config("ReflectiveExplorer", data_path, max_steps=6, val_check_interval=2)
-    found["model"]["init_args"] |= {"filter_steps": 3, "observation_shape": [3, 16, 16]}
+    found = tiny.config("ReflectiveExplorer", data_path, max_steps=3, val_check_interval=2)
+    found["model"]["init_args"] |= {"filter_from": None, "filter_steps": 3}
+    found["model"]["init_args"].pop("observation_shape")
     found["data"]["init_args"] |= {
         "env": "two_drawer_lite",
         "path": str(data_path),
@@ -62,7 +63,7 @@ def test_a_run_leaves_what_is_promised(run: Path) -> None:
         assert point["success"]["count"] == 6
         assert set(point["success_by_task"]) == {"0", "1"}
         assert {"opened_any", "nearest_of_opened"} <= set(point)
-    assert [point["step"] for point in found["history"]] == [4, 6]
+    assert [point["step"] for point in found["history"]] == [2, 3]
     assert found["protocol"] == {
         "tasks": [0, 1],
         "meta_episodes": 6,
@@ -73,7 +74,7 @@ def test_a_run_leaves_what_is_promised(run: Path) -> None:
         "diverged": 0,
     }
     assert found["seed"] == 5
-    assert found["global_step"] == 6
+    assert found["global_step"] == 3
     assert len(found["dataset_checksum"]) == 32
     assert found["config"]["model"]["filter_steps"] == 3
     assert 0 < found["processor_time"] < 10 * found["wall_time"]
@@ -82,17 +83,26 @@ def test_a_run_leaves_what_is_promised(run: Path) -> None:
     assert diagnosis["before_any_reward"]["achievable"] == 0.5
     assert found["film"].startswith("explore_film.")
     assert (run / found["film"]).stat().st_size > 0
-    for name in ("success", "diagnosis", "probe"):
+    for name in ("success", "diagnosis", "filter/probe"):
         assert (run / f"{name}.png").read_bytes().startswith(PNG)
 
 
-def test_the_filter_is_watched_until_it_is_trained(run: Path) -> None:
-    pictures = sorted(path.name for path in (run / "reconstructions").iterdir())
-    assert pictures == ["step_2.png", "step_4.png"]
-    state = tiny.last(run)["callbacks"]["WatchBeliefs"]
-    assert [point["step"] for point in state["history"]] == [2, 4]
+def test_the_filter_is_watched_in_its_own_run(run: Path) -> None:
+    pictures = sorted(path.name for path in (run / "filter" / "reconstructions").iterdir())
+    assert pictures == ["step_2.png", "step_3.png"]
+    assert not (run / "reconstructions").exists()
+    found = results(run / "filter")
+    assert [point["step"] for point in found["history"]] == [2, 3]
     names = {"episode_0/before_reward", "episode_1/before_reward"}
-    assert all(set(point["probe"]) == names for point in state["history"])
+    assert all(set(point["probe"]) == names for point in found["history"])
+    places = ("first", "before_reward", "last")
+    every = {f"episode_{episode}/{place}" for episode in range(2) for place in places}
+    assert set(found["probe"]) == every | {f"{name}_achievable" for name in every}
+    assert found["method"].endswith(".BeliefFilter")
+    assert found["seed"] == 5
+    assert 0 < found["processor_time"] < 10 * found["wall_time"]
+    # The policy's run evaluates with the same filter and says the same of it.
+    assert results(run)["diagnosis"]["probe"] == found["probe"]
 
 
 def test_testing_gives_the_numbers_of_the_training_s_end(run: Path, tmp_path: Path) -> None:
@@ -112,7 +122,7 @@ def test_evaluation_changes_nothing_and_its_curve_survives_a_resume(
     alone = tiny.fit(plain, tmp_path / "alone")
     assert tiny.difference(tiny.state(alone), tiny.state(tiny.last(run))) is None
     half = settings(data_path)
-    half["trainer"]["max_steps"] = 4
+    half["trainer"]["max_steps"] = 2
     tiny.fit(half, tmp_path / "half")
     checkpoint = tmp_path / "half" / "checkpoints" / "last.ckpt"
     tiny.fit(settings(data_path), tmp_path / "half", "--ckpt_path", str(checkpoint))
@@ -120,12 +130,12 @@ def test_evaluation_changes_nothing_and_its_curve_survives_a_resume(
     for key in ("points", "diagnosis"):
         assert second[key] == first[key], key
     # The evaluation at the end of the first half is the full one.
-    assert [point["step"] for point in second["history"]] == [4, 6]
+    assert [point["step"] for point in second["history"]] == [2, 3]
 
 
 def test_more_episodes_than_trained_on_are_warned_of(data_path: Path, tmp_path: Path) -> None:
     config = settings(data_path, num_episodes=3, film=0)
-    config["trainer"] |= {"max_steps": 4, "val_check_interval": 4}
+    config["trainer"] |= {"max_steps": 1, "val_check_interval": 1}
     with pytest.warns(UserWarning, match="of 3 episodes are evaluated, .* trained on 2: beyond"):
         tiny.fit(config, tmp_path)
     assert len(results(tmp_path)["points"]) == 3
@@ -159,8 +169,8 @@ def test_pictures_go_to_weights_and_biases(
         monkeypatch.setattr(f"callbacks.{module}.to_wandb", keep)
     tiny.fit(settings(data_path, film=0), tmp_path)
     assert seen == {
-        "probe/figure": 4,
-        "filter/reconstructions": 4,
-        "explore/success_figure": 6,
-        "explore/diagnosis_figure": 6,
+        "probe/figure": 3,
+        "filter/reconstructions": 3,
+        "explore/success_figure": 3,
+        "explore/diagnosis_figure": 3,
     }

@@ -1,6 +1,7 @@
 """Batches of MetaTrajectories: contents, determinism, processes, resuming, clear errors."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +12,16 @@ import torch
 from tensordict import TensorDict
 
 from datamodules import MetaTrajectories
+from datamodules.meta_trajectories import NOISE, BeliefBatches
+from datamodules.sampling.belief_cache import compute_beliefs
 from datamodules.sampling.episodes import EpisodeTable
 from datamodules.sampling.stitch import draw_segments
+from datamodules.sampling.stitched import HeldOutEpisodes
 from datamodules.sampling.transitions import BeliefTransitions, index_transitions
 from offline_meta_rl.data.dataset import TaskDataset
+from offline_meta_rl.methods.cql_agent import FIELDS
+from offline_meta_rl.networks.filter.model import VariationalFilter
+from offline_meta_rl.networks.filter.settings import FilterSettings
 from tests.helpers import make_dataset
 from tests.image_data import HORIZON, SHAPE, image_episodes, image_writer, make_image_dataset
 
@@ -29,7 +36,11 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def meta_trajectories(path: Path, *, stage: str | None = None, **changes: Any) -> MetaTrajectories:
-    settings: dict[str, Any] = {"num_episodes": 2, "batch_size": 5, "probe_meta_trajectories": 7}
+    settings: dict[str, Any] = {
+        "num_episodes": 2,
+        "batch_size": 5,
+        "held_out": HeldOutEpisodes(count=7),
+    }
     data = MetaTrajectories(env="nowhere_images", path=str(path), **(settings | changes))
     data.prepare_data()
     data.setup(stage)
@@ -115,16 +126,16 @@ def test_shards_of_all_processes_are_the_global_batch(path: Path) -> None:
 
 
 def test_held_out_episodes_are_never_trained_on(path: Path) -> None:
-    data = meta_trajectories(path, validation_share=0.3, batch_size=300)
+    held_out = HeldOutEpisodes(share=0.3, count=7)
+    data = meta_trajectories(path, held_out=held_out, batch_size=300)
     (item,) = data.val_dataloader()
     assert item["fit"].batch_size == item["held_out"].batch_size == (7,)
     training = {frame(one) for one in data.batch(0)[0]["observation"]}
-    cached = torch.cat([part["observation"] for part in data.belief_batches(1000)])
+    cached = torch.cat([part["observation"] for part in data._stitched.for_beliefs(3000, 1000)])
     training |= {frame(one) for one in (*item["fit"]["observation"], *cached)}
-    held_out = {frame(one) for one in item["held_out"]["observation"]}
-    assert not training & held_out
+    assert not training & {frame(one) for one in item["held_out"]["observation"]}
     assert len(training) == 21
-    (again,) = meta_trajectories(path, validation_share=0.3).val_dataloader()
+    (again,) = meta_trajectories(path, held_out=held_out).val_dataloader()
     assert equal(item["held_out"], again["held_out"])
 
 
@@ -134,17 +145,17 @@ def frame(observation: torch.Tensor) -> bytes:
 
 
 def test_belief_batches_are_one_draw_in_pieces(path: Path) -> None:
-    data = meta_trajectories(path, belief_meta_trajectories=10)
-    pieces = list(data.belief_batches(4))
+    stitched = meta_trajectories(path)._stitched
+    pieces = list(stitched.for_beliefs(10, 4))
     assert [len(piece) for piece in pieces] == [4, 4, 2]
-    (whole,) = data.belief_batches(10)
+    (whole,) = stitched.for_beliefs(10, 10)
     assert equal(torch.cat(pieces), whole)
 
 
 def cached_beliefs(data: MetaTrajectories) -> TensorDict:
     """Number every position of the meta-trajectories in place of a belief."""
-    parts = [part.select("action", "reward", "mask") for part in data.belief_batches(100)]
-    cache = torch.cat(parts)
+    parts = data._stitched.for_beliefs(data.beliefs.count, 100)
+    cache = torch.cat([part.select("action", "reward", "mask") for part in parts])
     count = cache["mask"].numel()
     cache["belief"] = torch.arange(count, dtype=torch.float32).view(*cache["mask"].shape, 1)
     return cache
@@ -156,7 +167,8 @@ def pairs(places: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 @pytest.mark.parametrize("across", [False, True])
 def test_belief_transitions_against_a_loop(path: Path, across: bool) -> None:
-    data = meta_trajectories(path, belief_meta_trajectories=20, boundary_transitions=across)
+    beliefs = BeliefBatches(count=20, across_episodes=across)
+    data = meta_trajectories(path, beliefs=beliefs)
     cache = cached_beliefs(data)
     expected = []
     for one in cache:
@@ -171,7 +183,7 @@ def test_belief_transitions_against_a_loop(path: Path, across: bool) -> None:
     transitions = BeliefTransitions(cache, 2, across=across)
     assert len(transitions) == len(expected)
     found = transitions.gather(np.arange(len(transitions)))
-    names = ("belief", "next_belief", "reward", "action", "terminal")
+    names = ("observation", "next_observation", "reward", "action", "terminated")
     columns = [found[name].reshape(len(found), -1) for name in names]
     rows = [(*row[:-1], bool(row[-1])) for row in torch.cat(columns, 1).double().tolist()]
     assert sorted(rows) == sorted(expected)
@@ -185,51 +197,134 @@ def test_lengths_of_one_step_have_transitions() -> None:
     assert [part.tolist() for part in index] == [[0, 3, 4], [1, 4, 5], [1, 0, 1]]
 
 
-def test_beliefs_are_served_and_resumed(path: Path) -> None:
-    settings = {"policy_batch_size": 6, "policy_updates_per_batch": 2, "steps_per_epoch": 3}
-    data = meta_trajectories(path, belief_meta_trajectories=8, **settings)
+def test_transitions_are_served_and_resumed(path: Path) -> None:
+    beliefs = BeliefBatches(count=8, batch_size=6, updates_per_batch=2)
+    settings = {"beliefs": beliefs, "steps_per_epoch": 3}
+    data = meta_trajectories(path, **settings)
+    data.serve_transitions(cached_beliefs(data))
     loader = iter(data.train_dataloader())
     next(loader)
-    next(loader)
-    data.serve_beliefs(cached_beliefs(data))
     batch = next(loader)
     assert batch.batch_size == (2, 6)
-    assert set(batch.keys()) == {
-        *("belief", "action", "reward", "next_belief", "terminal", "weight"),
-    }
+    assert set(batch.keys()) == {*FIELDS, "weight"}
     assert batch["weight"].unique().tolist() == [pytest.approx(1 / 6)]
-    assert data.state_dict() == {"batches_served": 3, "filter_batches": 2}
+    assert data.state_dict() == {"batches_served": 2}
     following = next(iter(data.train_dataloader()))
     assert not equal(batch, following)
 
-    resumed = meta_trajectories(path, belief_meta_trajectories=8, **settings)
-    resumed.load_state_dict({"batches_served": 3, "filter_batches": 2})
-    resumed.serve_beliefs(cached_beliefs(resumed))
+    resumed = meta_trajectories(path, **settings)
+    resumed.load_state_dict({"batches_served": 2})
+    resumed.serve_transitions(cached_beliefs(resumed))
     assert equal(next(iter(resumed.train_dataloader())), following)
     whole = data.batch(9)
     for rank in range(2):
         assert equal(data.batch(9, rank=rank, world_size=2), whole[:, rank::2])
-    single = meta_trajectories(path, **(settings | {"policy_updates_per_batch": 1}))
-    single.hparams.belief_meta_trajectories = 8
-    single.serve_beliefs(cached_beliefs(single))
-    assert equal(torch.cat([single.batch(0), single.batch(1)]), data.batch(2))
+    single = meta_trajectories(path, beliefs=replace(beliefs, updates_per_batch=1))
+    single.serve_transitions(cached_beliefs(single))
+    assert equal(torch.cat([single.batch(4), single.batch(5)]), data.batch(2))
+
+
+def small_filter(seed: int = 0, **settings: Any) -> VariationalFilter:
+    torch.manual_seed(seed)
+    sizes = {"image_network": "dense", "image_size": 5, "hidden_size": 7}
+    return VariationalFilter(SHAPE, 2, FilterSettings(**(sizes | settings)))
+
+
+def test_the_policy_sees_beliefs_of_mean_zero_and_spread_one(path: Path, tmp_path: Path) -> None:
+    data = meta_trajectories(path, beliefs=BeliefBatches(count=20))
+    model = small_filter()
+    mean, spread = data.serve_beliefs(model, tmp_path)
+    transitions = data._transitions
+    assert transitions is not None
+    raw = compute_beliefs(model, data._stitched, 20, [data.seed, NOISE])
+    valid = raw["belief"][raw["mask"]]
+    torch.testing.assert_close(mean, valid.mean(dim=0))
+    torch.testing.assert_close(spread, valid.std(dim=0))
+    raw["belief"] = (raw["belief"] - mean) / spread
+    expected = BeliefTransitions(raw, 2, across=False)
+    every = np.arange(len(transitions))
+    assert equal(transitions.gather(every), expected.gather(every))
+
+
+def test_beliefs_are_computed_once(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed = []
+
+    def counted(model: VariationalFilter, *rest: Any) -> TensorDict:
+        computed.append(model)
+        return compute_beliefs(model, *rest)
+
+    monkeypatch.setattr("datamodules.meta_trajectories.compute_beliefs", counted)
+    first = meta_trajectories(path, beliefs=BeliefBatches(count=8))
+    first.serve_beliefs(small_filter(), tmp_path)
+    # A run of another policy: other batches, the same beliefs.
+    second = meta_trajectories(path, beliefs=BeliefBatches(count=8, batch_size=5))
+    second.serve_beliefs(small_filter(), tmp_path)
+    assert len(computed) == 1
+    one, two = (data._transitions for data in (first, second))
+    assert one is not None
+    assert two is not None
+    assert equal(one.gather(np.arange(len(one))), two.gather(np.arange(len(two))))
+    for change, model in (
+        ({"seed": 1}, small_filter()),
+        ({"exploration": False}, small_filter()),
+        ({}, small_filter(seed=1)),
+        ({}, small_filter(reward_std=0.3)),
+        ({"beliefs": BeliefBatches(count=9)}, small_filter()),
+    ):
+        settings: dict[str, Any] = {"beliefs": BeliefBatches(count=8), **change}
+        meta_trajectories(path, **settings).serve_beliefs(model, tmp_path)
+    assert len(computed) == 6
+    assert len(list(tmp_path.glob("*.pt"))) == 6
+
+
+def test_beliefs_on_the_disk_that_are_damaged_are_noticed(path: Path, tmp_path: Path) -> None:
+    data = meta_trajectories(path, beliefs=BeliefBatches(count=8))
+    data.serve_beliefs(small_filter(), tmp_path)
+    (file,) = tmp_path.glob("*.pt")
+    content = torch.load(file, weights_only=True)
+    content["tensors"]["belief"][0, 0, 0] += 1.0
+    torch.save(content, file)
+    with pytest.raises(ValueError, match=r"expected the beliefs .* damaged. Delete it"):
+        data.serve_beliefs(small_filter(), tmp_path)
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"found a file that cannot be read. Delete it"):
+        data.serve_beliefs(small_filter(), tmp_path)
+
+
+def test_beliefs_of_a_killed_process_are_no_beliefs(path: Path, tmp_path: Path) -> None:
+    data = meta_trajectories(path, beliefs=BeliefBatches(count=8))
+
+    class Killed(BaseException):
+        """Stands for a process that ends while it writes."""
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("datamodules.sampling.belief_cache.torch.save", killed)
+        with pytest.raises(Killed):
+            data.serve_beliefs(small_filter(), tmp_path)
+    assert not list(tmp_path.glob("*.pt"))
+    data.serve_beliefs(small_filter(), tmp_path)
+    assert len(list(tmp_path.glob("*.pt"))) == 1
 
 
 def test_beliefs_that_cannot_be_used_are_refused(path: Path) -> None:
-    data = meta_trajectories(path, belief_meta_trajectories=3)
+    data = meta_trajectories(path, beliefs=BeliefBatches(count=3))
     cache = cached_beliefs(data)
     with pytest.raises(ValueError, match=r"expected belief, action, .* \['reward'\] are missing"):
-        data.serve_beliefs(cache.exclude("reward"))
+        data.serve_transitions(cache.exclude("reward"))
     cache["belief"][1, 0] = torch.nan
     with pytest.raises(ValueError, match=r"found NaN or infinity. The filter has diverged"):
-        data.serve_beliefs(cache)
+        data.serve_transitions(cache)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"num_episodes": 0}, "num_episodes: expected at least 1, found 0"),
-        ({"validation_share": 1.0}, "validation_share: expected a share between 0 and 1"),
         ({"env": "point_robot"}, "is of nowhere_images .*expected point_robot"),
         ({"split": "other"}, "Unknown split 'other'"),
     ],
@@ -238,6 +333,13 @@ def test_settings_that_cannot_be(path: Path, changes: dict[str, Any], message: s
     settings = {"env": "nowhere_images", "path": str(path)} | changes
     with pytest.raises(ValueError, match=message):
         MetaTrajectories(**settings).setup()
+
+
+def test_shares_that_cannot_be() -> None:
+    with pytest.raises(ValueError, match=r"share: expected a share between 0 and 1, found 1\.0"):
+        HeldOutEpisodes(share=1.0)
+    with pytest.raises(ValueError, match="batch_size: expected at least 1, found 0"):
+        BeliefBatches(batch_size=0)
 
 
 def test_fewer_rows_than_processes_are_refused(path: Path) -> None:

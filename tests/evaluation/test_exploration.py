@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from offline_meta_rl.envs.base import StepResult
-from offline_meta_rl.evaluation.exploration import Exploration, explore
-from offline_meta_rl.evaluation.exploration_summary import share_of, summarise
+from offline_meta_rl.evaluation.exploration import Exploration, explore, share_of, summarise
 from tests.doors import DoorExplorer, Doors, DoorsEngine
 
 FAMILY = Doors()

@@ -12,7 +12,10 @@ from torch.utils import _pytree as pytree
 from datamodules.task_buffers import TaskBuffers
 from offline_meta_rl.common.settings import arguments_of
 from offline_meta_rl.envs.base import Array
-from offline_meta_rl.methods.cql import CQL, FIELDS
+from offline_meta_rl.losses.cql import Conservatism, CQLSettings
+from offline_meta_rl.methods.cql import CQL
+from offline_meta_rl.methods.cql_agent import FIELDS
+from offline_meta_rl.networks.stacked import HiddenLayers
 from tests.methods import tiny
 from tests.methods.two_goals import collect_goals, goal_returns
 
@@ -28,16 +31,18 @@ def settings(path: Path, **model: Any) -> dict[str, Any]:
     found["model"]["init_args"] = {
         "observation_size": 2,
         "action_size": 2,
-        "one_hot_tasks": 2,
-        "width": 32,
-        "num_actions": 2,
-        "conservative_form": "logsumexp",
-        "conservative_weight": 0.3,
-        "actor_learning_rate": 1e-3,
-        "critic_learning_rate": 3e-3,
-        "discount": 0.9,
-        "target_update": 0.02,
-        "min_log_std": -2.0,
+        "tell_task": True,
+        "network": {"width": 32},
+        "loss": {
+            "discount": 0.9,
+            "conservatism": {"weight": 0.3, "form": "logsumexp", "num_actions": 2},
+            "min_log_std": -2.0,
+        },
+        "learning": {
+            "actor_learning_rate": 1e-3,
+            "critic_learning_rate": 3e-3,
+            "target_update": 0.02,
+        },
         **model,
     }
     found["data"]["init_args"] = {
@@ -54,7 +59,7 @@ def settings(path: Path, **model: Any) -> dict[str, Any]:
 
 def returns_of(checkpoint: dict[str, Any], data: TaskBuffers) -> Array:
     """Return each goal's mean return, [2], of the policy in a checkpoint."""
-    module = CQL(**checkpoint["hyper_parameters"])
+    module = CQL(**arguments_of(CQL, checkpoint["hyper_parameters"]))
     module.load_state_dict(checkpoint["state_dict"])
     return goal_returns(module.adapt_tasks(data.context([0, 1], 1, seed=0)))
 
@@ -72,7 +77,7 @@ def test_it_learns_both_goals_from_their_data(goals: Path, tmp_path: Path) -> No
 
 
 def module_and_batch(**options: Any) -> tuple[CQL, TensorDict]:
-    module = CQL(observation_size=2, action_size=2, width=4, **options)
+    module = CQL(observation_size=2, action_size=2, network=HiddenLayers(4, depth=2), **options)
     rows = {
         "observation": torch.randn(3, 5, 2),
         "next_observation": torch.randn(3, 5, 2),
@@ -85,7 +90,7 @@ def module_and_batch(**options: Any) -> tuple[CQL, TensorDict]:
 
 
 def test_each_task_s_policy_is_the_actor_told_that_task() -> None:
-    module, batch = module_and_batch(one_hot_tasks=3)
+    module, batch = module_and_batch(num_tasks=3, tell_task=True)
     rows = module.transitions(batch)
     assert rows["observation"].shape == (15, 5)
     assert rows["observation"][:, 2:].argmax(1).tolist() == [2] * 5 + [0] * 5 + [1] * 5
@@ -95,7 +100,7 @@ def test_each_task_s_policy_is_the_actor_told_that_task() -> None:
 
 
 def test_it_adapts_to_one_task_by_its_index_alone() -> None:
-    module, batch = module_and_batch(one_hot_tasks=3)
+    module, batch = module_and_batch(num_tasks=3, tell_task=True)
     expected = module.adapt_tasks(batch)(batch["observation"])
     alone = module.adapt({name: batch[name][1] for name in ("observation", "task")})
     torch.testing.assert_close(alone(batch["observation"][1]), expected[1])
@@ -109,7 +114,7 @@ def test_one_policy_for_all_tasks_without_their_index() -> None:
 
 
 def test_contexts_without_the_task_are_refused() -> None:
-    module, batch = module_and_batch(one_hot_tasks=3)
+    module, batch = module_and_batch(num_tasks=3, tell_task=True)
     with pytest.raises(ValueError, match=r"told its task: expected contexts with the field task"):
         module.adapt_tasks(batch.exclude("task"))
 
@@ -122,12 +127,12 @@ def test_batches_without_the_fields_are_refused(goals: Path, tmp_path: Path) -> 
 
 
 def test_another_number_of_tasks_is_refused(goals: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="built for 3 tasks, the data has 2"):
-        tiny.fit(settings(goals, one_hot_tasks=3), tmp_path)
+    with pytest.raises(ValueError, match="built for num_tasks 3, the data has 2"):
+        tiny.fit(settings(goals, num_tasks=3), tmp_path)
 
 
 def test_held_out_losses_leave_the_random_state_alone() -> None:
-    module, batch = module_and_batch(conservative_form="logsumexp")
+    module, batch = module_and_batch(loss=CQLSettings(conservatism=Conservatism(form="logsumexp")))
     state = torch.get_rng_state()
     first, second = (module.held_out_losses(batch, batch) for _ in range(2))
     pytree.tree_map(torch.testing.assert_close, first, second)

@@ -67,10 +67,11 @@ def test_processes_share_the_batch_of_one(
         assert tiny.difference(rank["parameters"], ranks[0]["parameters"]) is None
 
 
-def test_processes_share_both_stages_of_the_reflective_explorer(
-    data_path: Path, tmp_path: Path
+@pytest.mark.parametrize("method", ["BeliefFilter", "ReflectiveExplorer"])
+def test_processes_share_each_stage_of_the_reflective_explorer(
+    method: str, data_path: Path, tmp_path: Path
 ) -> None:
-    # Five rows for two processes; two updates of the filter, one of the policy.
+    # Five rows for two processes.
     runs = {}
     for processes in (1, 2):
         folder = tmp_path / str(processes)
@@ -78,10 +79,9 @@ def test_processes_share_both_stages_of_the_reflective_explorer(
             "class_path": "tests.methods.tiny.RecordSteps",
             "init_args": {"path": str(folder / "record")},
         }
-        method = "ReflectiveExplorer"
         settings = tiny.config(method, data_path, max_steps=STEPS, callbacks=[recorder])
-        settings["model"]["init_args"]["filter_steps"] = 2
-        settings["data"]["init_args"] |= {"batch_size": 5, "policy_batch_size": 5}
+        arguments = settings["data"]["init_args"]
+        arguments["batch_size"] = arguments["beliefs"]["batch_size"] = 5
         if processes > 1:
             settings["trainer"] |= {"strategy": "ddp_fork", "devices": processes}
         tiny.write(settings, folder)
@@ -94,6 +94,17 @@ def test_processes_share_both_stages_of_the_reflective_explorer(
         torch.testing.assert_close(rank["metrics"], one["metrics"], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(rank["parameters"], one["parameters"], rtol=0, atol=1e-5)
         assert tiny.difference(rank["parameters"], runs[2][0]["parameters"]) is None
+
+
+def test_both_stages_run_in_several_processes(data_path: Path, tmp_path: Path) -> None:
+    settings = tiny.config("ReflectiveExplorer", data_path, max_steps=STEPS)
+    settings["model"]["init_args"] |= {"filter_from": None, "filter_steps": 2}
+    settings["trainer"] |= {"strategy": "ddp_fork", "devices": 2}
+    tiny.write(settings, tmp_path)
+    assert run_in_new_process(tiny.command(tmp_path)) == 0
+    assert tiny.last(tmp_path / "filter")["global_step"] == 2
+    assert tiny.last(tmp_path)["global_step"] == STEPS
+    assert len(list((tmp_path / "filter" / "beliefs").glob("*.pt"))) == 1
 
 
 def test_online_buffer_refuses_several_processes(

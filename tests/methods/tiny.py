@@ -19,8 +19,17 @@ from offline_meta_rl.methods.base import MetaModule
 from tests.helpers import make_dataset
 from tests.image_data import SHAPE, make_image_dataset
 
+FILTER = {
+    "latent": "recurrent",
+    "recurrent": {"random_size": 3, "deterministic_size": 4, "hidden_size": 6},
+    "image_network": "dense",
+    "image_size": 6,
+    "hidden_size": 6,
+}
+LOSS = {"conservatism": {"form": "logsumexp", "num_actions": 2}}
 MODEL: dict[str, dict[str, Any]] = {
-    "CQL": {"width": 8, "num_actions": 2, "conservative_form": "logsumexp"},
+    "BeliefFilter": {"filter": FILTER},
+    "CQL": {"network": {"width": 8}, "loss": LOSS},
     "Macaw": {"network": {"width": 8, "head_width": 4, "latent_size": 3}},
     "Pearl": {
         "network": {"width": 8, "depth": 2},
@@ -29,16 +38,10 @@ MODEL: dict[str, dict[str, Any]] = {
     "MetaBehaviourCloning": {"network": {"width": 8, "latent_size": 3}},
     "MultitaskAWR": {"network": {"width": 8}},
     "ReflectiveExplorer": {
+        "filter": FILTER,
         "filter_steps": 5,
-        "latent": "recurrent",
-        "latent_sizes": {"random_size": 3, "deterministic_size": 4, "hidden_size": 6},
-        "image_network": "dense",
-        "image_size": 6,
-        "hidden_size": 6,
-        "final_filter_learning_rate": 0.5,
-        "width": 8,
-        "conservative_form": "logsumexp",
-        "num_actions": 2,
+        "network": {"width": 8},
+        "loss": LOSS,
     },
     "SAC": {"network": {"width": 8}},
     "SAC_per_task": {
@@ -49,6 +52,7 @@ MODEL: dict[str, dict[str, Any]] = {
     },
 }
 SIZES: dict[str, dict[str, Any]] = {
+    "BeliefFilter": {"observation_shape": list(SHAPE), "action_size": 2},
     "MultitaskAWR": {"observation_size": 2, "action_size": 2, "num_tasks": 7},
     "ReflectiveExplorer": {"observation_shape": list(SHAPE), "action_size": 2},
     "SAC": {"observation_size": 2, "action_size": 2, "task_feature_size": 2},
@@ -62,9 +66,8 @@ META_TRAJECTORIES = {
     "env": "nowhere_images",
     "num_episodes": 2,
     "batch_size": 4,
-    "policy_batch_size": 6,
-    "belief_meta_trajectories": 20,
-    "probe_meta_trajectories": 8,
+    "beliefs": {"count": 20, "batch_size": 6},
+    "held_out": {"count": 8},
 }
 LIFETIMES = {
     "tasks": [0, 7, 20],
@@ -72,6 +75,7 @@ LIFETIMES = {
     "replay": {"warmup_steps": 30, "batch_size": 4},
 }
 DATA = {
+    "BeliefFilter": {"class_path": "MetaTrajectories", "init_args": META_TRAJECTORIES},
     "ReflectiveExplorer": {"class_path": "MetaTrajectories", "init_args": META_TRAJECTORIES},
     "SAC": {"class_path": "OnlineBuffer", "init_args": {"family": "point_robot", **ONLINE}},
     "SAC_per_task": {
@@ -133,7 +137,7 @@ def config(
     """Return the config of ten steps with a validation after every fourth.
 
     Args:
-        method: class name.
+        method: class name. The filter that a ReflectiveExplorer acts on is trained at once.
         data_path: of ``dataset``.
         evaluate: measure returns at validation too, where the method adapts.
         trainer: options of the trainer that differ.
@@ -142,9 +146,12 @@ def config(
     if method in FIELDS:
         buffers["fields"] = FIELDS[method]
     data = DATA.get(method, {"class_path": "TaskBuffers", "init_args": buffers})
-    if method == "ReflectiveExplorer":
+    model = {**sizes(method), **MODEL.get(method, {})}
+    if data["class_path"] == "MetaTrajectories":
         images = {"path": str(data_path.parent / "images")}
         data = {**data, "init_args": {**data["init_args"], **images}}
+    if method == "ReflectiveExplorer":
+        model["filter_from"] = str(trained_filter(data_path))
     options: dict[str, Any] = {
         "max_steps": 10,
         "val_check_interval": 4,
@@ -155,12 +162,9 @@ def config(
         "enable_progress_bar": False,
         "callbacks": [EVALUATE] if evaluate and method in ON_TASK_BUFFERS else [],
     }
-    return {
+    found = {
         "seed_everything": 5,
-        "model": {
-            "class_path": class_name(method),
-            "init_args": {**sizes(method), **MODEL.get(method, {})},
-        },
+        "model": {"class_path": class_name(method), "init_args": model},
         "data": {
             "class_path": data["class_path"],
             "init_args": {**data["init_args"], "steps_per_epoch": STEPS_PER_EPOCH},
@@ -169,6 +173,16 @@ def config(
         "checkpoint": {"every_n_train_steps": 1},
         "monitor": {"gradient_norms": False},
     }
+    return copy.deepcopy(found)  # groups of settings are shared by all configs
+
+
+def trained_filter(data_path: Path) -> Path:
+    """Return the checkpoint of a filter, trained beside the data if it is not there."""
+    folder = data_path.parent / "filter"
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    if (data_path.parent / "images").is_dir() and not checkpoint.is_file():
+        fit(config("BeliefFilter", data_path, max_steps=5), folder)
+    return checkpoint
 
 
 def fit(settings: dict[str, Any], root: Path, *arguments: str) -> dict[str, Any]:

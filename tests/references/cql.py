@@ -50,7 +50,7 @@ class ReferenceCQL:
 
     def penalty(self, critic: nn.Module, row: Mapping[str, Tensor], noise: CQLNoise) -> Tensor:
         """Return the conservative term of one critic at one row, without its weight."""
-        belief, form = row["observation"], self.settings.form
+        belief, form = row["observation"], self.settings.conservatism.form
         uniform_log_density = torch.tensor(0.5, dtype=belief.dtype).log() * row["action"].numel()
         terms = [(q(critic, belief, action), uniform_log_density) for action in noise.uniform]
         if form == "logsumexp":
@@ -65,8 +65,8 @@ class ReferenceCQL:
         data = q(critic, belief, row["action"])
         if form == "uniform":
             return sum(value for value, _ in terms) / len(terms) - data
-        heat = self.settings.temperature
-        if self.settings.importance_weights:
+        heat = self.settings.conservatism.temperature
+        if self.settings.conservatism.importance_weights:
             exponentials = [(value / heat).exp() / density.exp() for value, density in terms]
         else:
             exponentials = [(value / heat).exp() for value, _ in terms]
@@ -89,9 +89,9 @@ class ReferenceCQL:
             for critic in self.critics:
                 error = q(critic, belief, row["action"]) - aim
                 critic_loss = critic_loss + 0.5 * error**2 / size
-                if self.settings.weight:
+                if self.settings.conservatism.weight:
                     penalty = self.penalty(critic, row, drawn)
-                    critic_loss = critic_loss + self.settings.weight * penalty / size
+                    critic_loss = critic_loss + self.settings.conservatism.weight * penalty / size
             action = self.action(belief, drawn.actor)
             value = min(q(critic, belief, action) for critic in self.critics)
             actor_loss = actor_loss - value / size

@@ -92,7 +92,9 @@ def steps(model: VariationalFilter, batch: Any, noise: Tensor) -> Iterator[dict[
     for t in range(noise.shape[1]):
         image = batch["observation"][:, t].to(noise.dtype) / 255
         reward, valid = batch["reward"][:, t], batch["mask"][:, t]
-        seen = torch.cat([model.encoder(image), *[reward[:, None]] * model.reward_copies], 1)
+        seen = torch.cat(
+            [model.encoder(image), *[reward[:, None]] * model.settings.reward_copies], 1
+        )
         found = walk.step(seen, batch["action"][:, t], noise[:, t])
         walk.state = tuple(
             torch.where(valid[:, None], new, old)
@@ -105,14 +107,14 @@ def elbo(model: VariationalFilter, batch: Any, noise: Tensor) -> dict[str, Tenso
     """Return the same names as ``VariationalFilter.elbo``."""
     totals = {name: torch.zeros(len(noise)) for name in ("image", "reward", "kl", "prior_reward")}
     for found in steps(model, batch, noise):
-        image = Normal(model.decoder(found["sample"]), model.image_std)
+        image = Normal(model.decoder(found["sample"]), model.settings.image_std)
         terms = {"image": -image.log_prob(found["image"]).flatten(1).sum(1), "kl": found["kl"]}
         for name, sample in (("reward", "sample"), ("prior_reward", "expected")):
-            law = Normal(model.reward_decoder(found[sample])[:, 0], model.reward_std)
+            law = Normal(model.reward_decoder(found[sample])[:, 0], model.settings.reward_std)
             terms[name] = -law.log_prob(found["reward"])
         for name, value in terms.items():
             totals[name] = totals[name] + torch.where(found["valid"], value, 0.0)
     mean = {name: value.mean() for name, value in totals.items()}
-    bound = -mean["image"] - model.reward_weight * mean["reward"] - mean["kl"]
-    loss = -bound + model.prior_reward_weight * mean["prior_reward"]
+    bound = -mean["image"] - model.settings.reward_weight * mean["reward"] - mean["kl"]
+    loss = -bound + model.settings.prior_reward_weight * mean["prior_reward"]
     return mean | {"elbo": bound, "loss": loss}

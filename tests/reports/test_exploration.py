@@ -9,13 +9,14 @@ import pytest
 from scipy import stats
 
 from offline_meta_rl.common.statistics import share_interval
-from offline_meta_rl.evaluation.exploration_summary import share_of
+from offline_meta_rl.evaluation.exploration import share_of
+from offline_meta_rl.evaluation.probe import PLACES
 from offline_meta_rl.reports.command import main
-from offline_meta_rl.reports.exploration import mean_points, mean_share, table
+from offline_meta_rl.reports.exploration import Result, mean_points, mean_share, table
 
 
-def result(*successes: float, nearest: float = 0.5) -> dict[str, Any]:
-    points = [
+def result(*successes: float, nearest: float = 0.5) -> Result:
+    points: Any = [
         {
             "exploration_episodes": done,
             "success": share_of(np.arange(100) < 100 * success),
@@ -25,11 +26,11 @@ def result(*successes: float, nearest: float = 0.5) -> dict[str, Any]:
         for done, success in enumerate(successes)
     ]
     curve = [0.5, 0.5, 1.0]
-    diagnosis = {
+    diagnosis: Any = {
         "before_any_reward": {"accuracy": 0.5},
         "after_wrong_drawer": {"curve": curve} if nearest else None,
     }
-    protocol = {"tasks": [0, 1]}
+    protocol: Any = {"tasks": [0, 1]}
     return {
         "points": points,
         "diagnosis": diagnosis,
@@ -78,5 +79,18 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "| Ours | 2 |" in capsys.readouterr().out
     for name in ("a", "b"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(SystemExit, match="--arm: expected name=FILE,FILE,"):
+    with pytest.raises(SystemExit, match="--arm: expected NAME=FILE,FILE,"):
         main(["exploration", "--arm", "nothing"])
+
+
+def test_probes_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, accuracy in enumerate((0.9, 1.0, 0.5)):
+        places = [f"episode_{episode}/{place}" for episode in range(2) for place in PLACES]
+        probe = dict.fromkeys(places, accuracy) | {f"{p}_achievable": 0.75 for p in places}
+        (tmp_path / f"{number}.json").write_text(json.dumps({"probe": probe}))
+    arms = [f"--arm=with={tmp_path}/0.json,{tmp_path}/1.json", f"--arm=without={tmp_path}/2.json"]
+    main(["probe", *arms])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| episode | place | with | without | achievable |"
+    assert len(lines) == 2 + 6
+    assert lines[-1] == "| 2 | `last` | 0.95 | 0.50 | 0.75 |"

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from offline_meta_rl.evaluation.exploration import Exploration, explore
+from offline_meta_rl.evaluation.exploration import Exploration, explore, summarise
 from offline_meta_rl.evaluation.exploration_films import (
     BAR_HEIGHT,
     LABEL,
@@ -18,7 +18,6 @@ from offline_meta_rl.evaluation.exploration_films import (
     film_exploration,
     task_bars,
 )
-from offline_meta_rl.evaluation.exploration_summary import summarise
 from offline_meta_rl.evaluation.films import LABEL_HEIGHT
 from offline_meta_rl.reports import exploration_plots as plots
 from tests.doors import DoorExplorer, Doors
@@ -58,12 +57,11 @@ def test_success_figure_shows_shares_and_intervals(tmp_path: Path, figures: list
 
 
 def test_probe_figure_shows_accuracy_over_updates(tmp_path: Path, figures: list[Figure]) -> None:
-    history = [{"step": 10 * n, "probe": {"a": 0.1 * n, "b": 0.5}} for n in range(3)]
-    plots.probe_figure(history, tmp_path / "a.png", chance=0.5, switch=20)
+    history = [plots.ProbePoint(step=10 * n, probe={"a": 0.1 * n, "b": 0.5}) for n in range(3)]
+    plots.probe_figure(history, tmp_path / "a.png", chance=0.5)
     lines = {line.get_label(): line for line in figures[0].axes[0].lines}
     assert lines["a"].get_xdata().tolist() == [0, 10, 20]
     np.testing.assert_allclose(lines["a"].get_ydata(), [0.0, 0.1, 0.2])
-    assert lines["filter trained"].get_xdata() == [20, 20]
 
 
 def test_diagnosis_figure(tmp_path: Path, figures: list[Figure]) -> None:

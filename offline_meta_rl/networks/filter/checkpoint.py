@@ -1,4 +1,4 @@
-"""Take over the trained filter of another run."""
+"""Take over a trained filter from the checkpoint of its run, or of a policy that acts on it."""
 
 from pathlib import Path
 
@@ -6,43 +6,46 @@ from torch import nn
 
 from offline_meta_rl.common.checkpoints import Checkpoint
 
-PREFIX = "explorer.filter."
+PREFIXES = ("filter.", "explorer.filter.")
+"""Of the filter's parameters in a checkpoint; the second one in those of earlier versions."""
 
 
 def load_filter(target: nn.Module, path: Path) -> None:
-    """Load the filter in a checkpoint of a Reflective Explorer.
+    """Load the filter in a checkpoint of a BeliefFilter or a ReflectiveExplorer.
 
     Args:
-        target: a filter of the same sizes.
-        path: of the checkpoint.
+        target: A filter of the same sizes.
+        path: Of the checkpoint.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: a checkpoint without a filter, of another size, or with one that is still
+        FileNotFoundError: There is none.
+        ValueError: A checkpoint without a filter, of another size, or with one that is still
             being trained.
     """
     if not path.is_file():
         raise FileNotFoundError(
-            f"filter_from: no checkpoint at {path}. Train that run first, or pass the path of its "
-            "last.ckpt with --model.init_args.filter_from."
+            f"Expected a trained filter, found no checkpoint at {path}. Train the filter first, "
+            "which `lightning fit` does without --ckpt_path, or pass the checkpoint of another run "
+            "with --model.filter_from."
         )
     checkpoint = Checkpoint.read(path)
     state = {
-        name.removeprefix(PREFIX): value
+        name.removeprefix(prefix): value
+        for prefix in PREFIXES
         for name, value in checkpoint.weights.items()
-        if name.startswith(PREFIX)
+        if name.startswith(prefix)
     }
     if not state:
         raise ValueError(
-            f"filter_from: expected a checkpoint of a Reflective Explorer, found none of its "
-            f"filter in {path}."
+            f"filter_from: expected a checkpoint of a BeliefFilter or a ReflectiveExplorer, found "
+            f"no filter in {path}."
         )
-    options = checkpoint.hyper_parameters
-    needed = 0 if options["filter_from"] else options["filter_steps"]
-    if checkpoint.global_step < needed:
+    left = updates_left(checkpoint)
+    if left:
+        done = checkpoint.global_step
         raise ValueError(
-            f"filter_from: the filter in {path} has had {checkpoint.global_step} of {needed} "
-            "updates. Let that run finish its first stage."
+            f"filter_from: the filter in {path} has had {done} of {done + left} updates. Let that "
+            "run finish first."
         )
     own = {name: tuple(value.shape) for name, value in target.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
@@ -50,6 +53,16 @@ def load_filter(target: nn.Module, path: Path) -> None:
         name = next(n for n in sorted({*own, *found}) if own.get(n) != found.get(n))
         raise ValueError(
             f"filter_from: the filter in {path} has other sizes: {name} is {found.get(name)}, "
-            f"expected {own.get(name)}. Give both runs the same settings of the filter."
+            f"expected {own.get(name)}. Give both runs the same --model.filter."
         )
     target.load_state_dict(state)
+
+
+def updates_left(checkpoint: Checkpoint) -> int:
+    """Return how many updates a filter still needs; 0 for one that a policy acts on already."""
+    settings = checkpoint.hyper_parameters
+    if "filter_learning_rate" in settings:  # both stages were one module, which counted its steps
+        planned = 0 if settings["filter_from"] else int(settings["filter_steps"])
+    else:
+        planned = checkpoint.planned_steps
+    return max(0, planned - checkpoint.global_step)

@@ -5,11 +5,10 @@ into standard deviations (plus 1e-5), as in MELD (Zhao et al., 2020).
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
 MIN_STD = 1e-5
@@ -67,21 +66,26 @@ def divergence(posterior: Tensor, prior: Tensor) -> Tensor:
     return (0.5 * (ratio.square() + distance.square() - 1.0) - ratio.log()).sum(dim=-1)
 
 
+class _Difference(FunctionCtx):
+    """What the gradient of squared errors needs."""
+
+    difference: Tensor
+    shape: torch.Size
+
+
 class _SquaredErrors(torch.autograd.Function):
     """Three passes over the numbers, where autograd would take eight: images are most of them."""
 
     @staticmethod
-    def forward(ctx: Any, found: Tensor, wanted: Tensor) -> Tensor:
+    def forward(ctx: _Difference, found: Tensor, wanted: Tensor) -> Tensor:
         difference = (found - wanted).flatten(1)
-        ctx.save_for_backward(difference)
-        ctx.shape = found.shape
+        ctx.difference, ctx.shape = difference, found.shape
         return torch.linalg.vector_norm(difference, dim=1).square()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (difference,) = ctx.saved_tensors
-        return (difference * (2.0 * gradient[:, None])).view(ctx.shape), None
+    def backward(ctx: _Difference, gradient: Tensor) -> tuple[Tensor, None]:
+        return (ctx.difference * (2.0 * gradient[:, None])).view(ctx.shape), None
 
 
 def squared_errors(found: Tensor, wanted: Tensor) -> Tensor:

@@ -7,8 +7,7 @@ Images are floating-point numbers from 0 to 1. Shapes: N images, C channels, h x
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,17 @@ SMALLEST = 4
 """Pixels on the shorter side of the last feature map, which one layer turns into the feature."""
 
 
-class ConvolutionalEncoder(nn.Module):
+class ImageEncoder(nn.Module):
+    """Turns images into features.
+
+    Attributes:
+        feature_size: Numbers in the feature of an image.
+    """
+
+    feature_size: int
+
+
+class ConvolutionalEncoder(ImageEncoder):
     """5x5 to d channels, then 3x3 to 2 d, 4 d, ..., each halving; last a layer over the whole map.
 
     Args:
@@ -66,8 +75,10 @@ class ConvolutionalDecoder(nn.Module):
         ]
         for number, (before, after) in enumerate(itertools.pairwise(channels)):
             kernel = 5 if number == len(channels) - 2 else 3
-            options: dict[str, Any] = {"stride": 2, "padding": kernel // 2, "output_padding": 1}
-            layers += [rectifier(), nn.ConvTranspose2d(before, after, kernel, **options)]
+            halved = nn.ConvTranspose2d(
+                before, after, kernel, stride=2, padding=kernel // 2, output_padding=1
+            )
+            layers += [rectifier(), halved]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, samples: Tensor) -> Tensor:
@@ -76,7 +87,7 @@ class ConvolutionalDecoder(nn.Module):
         return images
 
 
-class DenseEncoder(nn.Module):
+class DenseEncoder(ImageEncoder):
     """One hidden layer from all pixels to a feature.
 
     Args:
@@ -156,3 +167,16 @@ def to_unit(observation: Tensor, like: Tensor) -> Tensor:
 def to_bytes(images: Tensor) -> Tensor:
     """Turn images in numbers around 0 to 1 into uint8."""
     return images.detach().float().clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)
+
+
+IMAGE_NETWORKS: dict[
+    str,
+    tuple[
+        Callable[[Sequence[int], int], ImageEncoder],
+        Callable[[int, Sequence[int], int], nn.Module],
+    ],
+] = {
+    "convolutional": (ConvolutionalEncoder, ConvolutionalDecoder),
+    "dense": (DenseEncoder, DenseDecoder),
+}
+"""What makes encoder (of image shape and size) and decoder (of sample size, shape and size)."""

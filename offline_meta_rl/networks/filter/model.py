@@ -8,31 +8,21 @@ Z belief size.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from offline_meta_rl.networks.filter.batch import check_filter_batch
 from offline_meta_rl.networks.filter.gaussians import SLOPE, log_density_scale, squared_errors
-from offline_meta_rl.networks.filter.images import (
-    ConvolutionalDecoder,
-    ConvolutionalEncoder,
-    DenseDecoder,
-    DenseEncoder,
-    to_bytes,
-    to_unit,
-)
+from offline_meta_rl.networks.filter.images import IMAGE_NETWORKS, to_bytes, to_unit
 from offline_meta_rl.networks.filter.latents import Filtered, Latent, State
 from offline_meta_rl.networks.filter.recurrent import RecurrentLatent
+from offline_meta_rl.networks.filter.settings import FilterSettings
 from offline_meta_rl.networks.filter.two_level import TwoLevelLatent
 
-LATENTS: dict[str, type[Latent]] = {"two_level": TwoLevelLatent, "recurrent": RecurrentLatent}
-IMAGE_NETWORKS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
-    "convolutional": (ConvolutionalEncoder, ConvolutionalDecoder),
-    "dense": (DenseEncoder, DenseDecoder),
-}
+LatentMaker = Callable[[int, int], Latent]
+"""Returns a latent state model of the sizes of what is seen and of the action."""
 
 
 class VariationalFilter(nn.Module):
@@ -41,57 +31,30 @@ class VariationalFilter(nn.Module):
     Args:
         image_shape: C, h, w.
         action_size: A.
-        latent: name of a latent state model (``two_level``, the paper's, or ``recurrent``), or a
-            class.
-        latent_sizes: its sizes by name; None for its defaults, which are MELD's.
-        image_network: ``convolutional`` or ``dense``.
-        image_size: depth d of the convolutional networks, or hidden size of the dense ones.
-        hidden_size: of the reward decoder's two hidden layers.
-        reward_copies: how often the reward is repeated beside the image's feature (MELD).
-        image_std: fixed standard deviation of every pixel.
-        reward_std: fixed standard deviation of the reward.
-        reward_weight: beta, of the reward's log-likelihood.
-        prior_reward_weight: of the log-likelihood of each reward given a sample of the *prior* at
-            the same step. 0 is the paper's formula, under which the filter may forget the task:
-            since the reward is an input, decoding it needs no memory. Any other value is a
-            departure.
-        autocast: run encoder and decoder of images in bfloat16.
+        settings: What it is made of and trained for.
+        latent: Makes a latent state model of your own, in place of the settings' one.
 
     Raises:
-        ValueError: unknown names, or images that do not fit the networks.
+        ValueError: images that do not fit the networks.
     """
 
     def __init__(
         self,
         image_shape: Sequence[int],
         action_size: int,
+        settings: FilterSettings = FilterSettings(),
         *,
-        latent: str | type[Latent] = "two_level",
-        latent_sizes: Mapping[str, int] | None = None,
-        image_network: str = "convolutional",
-        image_size: int = 32,
-        hidden_size: int = 256,
-        reward_copies: int = 32,
-        image_std: float = 0.1**0.5,
-        reward_std: float = 0.2,
-        reward_weight: float = 10.0,
-        prior_reward_weight: float = 0.0,
-        autocast: bool = False,
+        latent: LatentMaker | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(latent, str):
-            latent = _chosen(LATENTS, latent, "latent")
-        encoder, decoder = _chosen(IMAGE_NETWORKS, image_network, "image_network")
-        self.image_shape, self.reward_copies = tuple(image_shape), reward_copies
-        self.action_size = action_size
-        self.image_std, self.reward_std = image_std, reward_std
-        self.reward_weight, self.prior_reward_weight = reward_weight, prior_reward_weight
-        self.autocast = autocast
-        self.encoder = encoder(image_shape, image_size)
-        seen_size = int(self.encoder.feature_size) + reward_copies
-        model: Any = latent
-        self.latent: Latent = model(seen_size, action_size, **(latent_sizes or {}))
-        self.decoder = decoder(self.latent.sample_size, image_shape, image_size)
+        self.image_shape, self.action_size = tuple(image_shape), action_size
+        self.settings = settings
+        make_encoder, make_decoder = IMAGE_NETWORKS[settings.image_network]
+        self.encoder = make_encoder(image_shape, settings.image_size)
+        seen_size = self.encoder.feature_size + settings.reward_copies
+        self.latent = (latent or chosen_latent(settings))(seen_size, action_size)
+        self.decoder = make_decoder(self.latent.sample_size, image_shape, settings.image_size)
+        hidden_size = settings.hidden_size
         self.reward_decoder = nn.Sequential(
             nn.Linear(self.latent.sample_size, hidden_size),
             nn.LeakyReLU(SLOPE),
@@ -181,20 +144,19 @@ class VariationalFilter(nn.Module):
             "reward": self._reward_loss(reward, filtered.sample, weight),
             "kl": (divergence * weight).sum(),
         }
-        bound = -terms["image"] - self.reward_weight * terms["reward"] - terms["kl"]
-        if self.prior_reward_weight:
+        bound = -terms["image"] - self.settings.reward_weight * terms["reward"] - terms["kl"]
+        prior_weight = self.settings.prior_reward_weight
+        # With weight 0 the term is only logged: nothing needs its gradient.
+        with torch.set_grad_enabled(torch.is_grad_enabled() and prior_weight > 0):
             terms["prior_reward"] = self._reward_loss(reward, expected, weight)
-        else:
-            with torch.no_grad():
-                terms["prior_reward"] = self._reward_loss(reward, expected, weight)
-        loss = self.prior_reward_weight * terms["prior_reward"] - bound
+        loss = prior_weight * terms["prior_reward"] - bound
         return {"loss": loss, "elbo": bound.detach()} | {k: v.detach() for k, v in terms.items()}
 
     def _seen(self, images: Tensor, reward: Tensor) -> Tensor:
         """Return features of images [N, C, h, w] beside copies of the rewards [N]."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.autocast):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.settings.autocast):
             feature = self.encoder(images)
-        copies = reward[:, None].expand(-1, self.reward_copies)
+        copies = reward[:, None].expand(-1, self.settings.reward_copies)
         return torch.cat([feature.to(reward.dtype), copies], dim=-1)
 
     def _filter(self, images: Tensor, batch: Mapping[str, Tensor], noise: Tensor) -> Filtered:
@@ -211,30 +173,26 @@ class VariationalFilter(nn.Module):
     def _decode(self, sample: Tensor) -> Tensor:
         """Return images of samples, [S, B, L] -> [B, S, C, h, w]."""
         rows = sample.transpose(0, 1)
-        with torch.autocast(sample.device.type, torch.bfloat16, enabled=self.autocast):
+        with torch.autocast(sample.device.type, torch.bfloat16, enabled=self.settings.autocast):
             images = self.decoder(rows.flatten(0, 1))
         return images.to(sample.dtype).unflatten(0, rows.shape[:2])
 
     def _image_loss(self, images: Tensor, sample: Tensor, weight: Tensor) -> Tensor:
         """Return minus the log-likelihood of images [B, S, ...], weighted by [S, B]."""
-        scale, constant = log_density_scale(self.image_std)
+        scale, constant = log_density_scale(self.settings.image_std)
         error = squared_errors(self._decode(sample).flatten(0, 1), images.flatten(0, 1))
         numbers = math.prod(self.image_shape)
         return ((scale * error + constant * numbers) * weight.t().flatten()).sum()
 
     def _reward_loss(self, reward: Tensor, sample: Tensor, weight: Tensor) -> Tensor:
         """Return minus the log-likelihood of rewards [S, B] given samples [S, B, L]."""
-        scale, constant = log_density_scale(self.reward_std)
+        scale, constant = log_density_scale(self.settings.reward_std)
         error = (self.reward_decoder(sample)[..., 0] - reward).square()
         return ((scale * error + constant) * weight).sum()
 
 
-def _chosen(known: Mapping[str, Any], name: str, argument: str) -> Any:
-    """Return what a name stands for.
-
-    Raises:
-        ValueError: nothing.
-    """
-    if name not in known:
-        raise ValueError(f"{argument}: expected one of {sorted(known)}, found {name!r}.")
-    return known[name]
+def chosen_latent(settings: FilterSettings) -> LatentMaker:
+    """Return what makes the latent state that the settings name."""
+    if settings.latent == "recurrent":
+        return lambda seen, action: RecurrentLatent(seen, action, settings.recurrent)
+    return lambda seen, action: TwoLevelLatent(seen, action, settings.two_level)

@@ -9,13 +9,14 @@ departure from the Reflective Explorer, whose latent has no deterministic part. 
 leaky, as in all networks of the filter. Shapes as in ``latents``; D size of h.
 """
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional as F
 
+from offline_meta_rl.common.settings import check_at_least
 from offline_meta_rl.networks.filter.gaussians import SLOPE, divergence, draw, mean_and_variance
 from offline_meta_rl.networks.filter.latents import Filtered, Latent, State
 from offline_meta_rl.networks.filter.recurrence import (
@@ -26,38 +27,56 @@ from offline_meta_rl.networks.filter.recurrence import (
 )
 
 
+@dataclass(frozen=True)
+class RecurrentSizes:
+    """Sizes of a recurrent latent state, and how long it remembers before any training.
+
+    Attributes:
+        random_size: Numbers in z.
+        deterministic_size: D, numbers in h.
+        hidden_size: Width of the hidden layers.
+        memory_steps: Steps over which parts of h last before training, from 1 to so many (the
+            "chrono initialisation" of Tallec and Ollivier, 2018). 0 for the GRU's own
+            initialisation, with which h fades within a few steps.
+
+    Raises:
+        ValueError: a size below 1, or a memory of 1 step.
+    """
+
+    random_size: int = 64
+    deterministic_size: int = 256
+    hidden_size: int = 256
+    memory_steps: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the sizes."""
+        check_at_least(self, 1, "random_size", "deterministic_size", "hidden_size")
+        if self.memory_steps < 0 or self.memory_steps == 1:
+            raise ValueError(f"memory_steps: expected 0 or at least 2, found {self.memory_steps}.")
+
+
 class RecurrentLatent(Latent):
     """Belief: mean and variance of z, then h.
 
     Args:
         seen_size: X.
         action_size: A.
-        random_size: of z.
-        deterministic_size: D.
-        hidden_size: width of the hidden layers.
-        memory_steps: steps over which parts of h last at first, from 1 to so many (the "chrono
-            initialisation" of Tallec and Ollivier, 2018); 0 for the GRU's own initialisation,
-            with which h fades within a few steps.
+        sizes: Of the state and of its networks.
     """
 
     def __init__(
-        self,
-        seen_size: int,
-        action_size: int,
-        *,
-        random_size: int = 64,
-        deterministic_size: int = 256,
-        hidden_size: int = 256,
-        memory_steps: int = 0,
+        self, seen_size: int, action_size: int, sizes: RecurrentSizes = RecurrentSizes()
     ) -> None:
         super().__init__()
+        random_size, deterministic_size = sizes.random_size, sizes.deterministic_size
+        hidden_size = sizes.hidden_size
         self.noise_size, self.deterministic_size = random_size, deterministic_size
         self.sample_size = random_size + deterministic_size
         self.belief_size = 2 * random_size + deterministic_size
         self.embedding = nn.Linear(random_size + action_size, hidden_size)
         self.gru = nn.GRUCell(hidden_size, deterministic_size)
-        if memory_steps:
-            _remember(self.gru, memory_steps)
+        if sizes.memory_steps:
+            _remember(self.gru, sizes.memory_steps)
         self.prior_hidden = nn.Linear(deterministic_size, hidden_size)
         self.prior_last = nn.Linear(hidden_size, 2 * random_size)
         self.posterior_hidden = nn.Linear(deterministic_size + seen_size, hidden_size)
@@ -126,12 +145,24 @@ class RecurrentLatent(Latent):
         return divergence(posterior, expected), sample
 
 
+class _Context(FunctionCtx):
+    """What going backward needs of going forward.
+
+    Attributes:
+        layers: Embedding, the gates' layers of input and of h, hidden and last of the posterior.
+        parts: Samples [S + 1, B, Z], h [S + 1, B, D], gates [S, B, 3 D], noise [S, B, Z], mask.
+    """
+
+    layers: tuple[LoopLayer, LoopLayer, LoopLayer, list[LoopLayer]]
+    parts: tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]
+
+
 class _Recurrence(torch.autograd.Function):
     """State and posterior, step by step; checked against ``RecurrentLatent.step``."""
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Context,
         action_known: Tensor,
         seen_known: Tensor,
         start_sample: Tensor,
@@ -182,7 +213,7 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of all but noise and mask."""
         embedding, gates_in, gates_on, posterior = ctx.layers
         for layer in (embedding, gates_in, gates_on, *posterior):
@@ -245,12 +276,7 @@ def _remember(gru: nn.GRUCell, steps: int) -> None:
 
     A part with u in h_t = (1 - u) n + u h_{t-1} lasts for about 1 / (1 - u) steps, which is 1 + exp
     of the gate's bias.
-
-    Raises:
-        ValueError: fewer than 2 steps.
     """
-    if steps < 2:
-        raise ValueError(f"memory_steps: expected 0 or at least 2, found {steps}.")
     of_update = slice(gru.hidden_size, 2 * gru.hidden_size)
     gru.bias_ih[of_update] = torch.empty(gru.hidden_size).uniform_(1.0, max(1.0, steps - 1.0)).log()
     gru.bias_hh[of_update] = 0.0

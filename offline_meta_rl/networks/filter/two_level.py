@@ -10,12 +10,13 @@ z2 = 0 with the action 0, so that its prior is learned. Shapes as in ``latents``
 """
 
 import itertools
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import FunctionCtx, once_differentiable
 
+from offline_meta_rl.common.settings import check_at_least
 from offline_meta_rl.networks.filter.gaussians import (
     GaussianMLP,
     divergence,
@@ -31,27 +32,43 @@ from offline_meta_rl.networks.filter.recurrence import (
 )
 
 
+@dataclass(frozen=True)
+class TwoLevelSizes:
+    """Sizes of a two-level latent state.
+
+    Attributes:
+        first_size: Numbers in z1.
+        second_size: Numbers in z2.
+        hidden_size: Width of the two hidden layers of each network.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+
+    first_size: int = 64
+    second_size: int = 32
+    hidden_size: int = 256
+
+    def __post_init__(self) -> None:
+        """Check the sizes."""
+        check_at_least(self, 1, "first_size", "second_size", "hidden_size")
+
+
 class TwoLevelLatent(Latent):
     """Belief: mean and variance of z1, mean and variance of z2.
 
     Args:
         seen_size: X.
         action_size: A.
-        first_size: of z1.
-        second_size: of z2.
-        hidden_size: width of the two hidden layers of each network.
+        sizes: Of the state and of its networks.
     """
 
     def __init__(
-        self,
-        seen_size: int,
-        action_size: int,
-        *,
-        first_size: int = 64,
-        second_size: int = 32,
-        hidden_size: int = 256,
+        self, seen_size: int, action_size: int, sizes: TwoLevelSizes = TwoLevelSizes()
     ) -> None:
         super().__init__()
+        first_size, second_size = sizes.first_size, sizes.second_size
+        hidden_size = sizes.hidden_size
         self.first_size, self.second_size = first_size, second_size
         self.sample_size = self.noise_size = first_size + second_size
         self.belief_size = 2 * self.sample_size
@@ -134,12 +151,28 @@ def _linear(network: GaussianMLP) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return second.weight, second.bias, last.weight, last.bias
 
 
+class _Context(FunctionCtx):
+    """What going backward needs of going forward.
+
+    Attributes:
+        layers: Of the posterior of z1, and of the law of z2.
+        joint: z1_t beside z2_{t-1}, [S + 1, B, first + second].
+        mask: [S, B], or None.
+        noises: Of z1 and of z2.
+    """
+
+    layers: tuple[list[LoopLayer], list[LoopLayer]]
+    joint: Tensor
+    mask: Tensor | None
+    noises: tuple[Tensor, Tensor]
+
+
 class _Recurrence(torch.autograd.Function):
     """Posterior of z1 and law of z2, step by step; checked against ``TwoLevelLatent.step``."""
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: _Context,
         posterior_known: Tensor,
         second_known: Tensor,
         start: Tensor,
@@ -189,7 +222,7 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: _Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of all but noise and mask."""
         posterior, second = ctx.layers
         for layer in (*posterior, *second):

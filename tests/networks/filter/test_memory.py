@@ -3,6 +3,7 @@
 Trains on drawers in the plane with the settings of ``configs/explorer_two_drawer_lite.yaml``.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,29 +14,30 @@ from datamodules import MetaTrajectories
 from offline_meta_rl.behaviour.collection import Collection
 from offline_meta_rl.evaluation.probe import ProbeResult, task_probe
 from offline_meta_rl.networks.filter.model import VariationalFilter
+from offline_meta_rl.networks.filter.recurrent import RecurrentSizes
+from offline_meta_rl.networks.filter.settings import FilterSettings
 
 STEPS = 1500
-SETTINGS = {
-    "latent": "recurrent",
-    "latent_sizes": {"random_size": 24, "deterministic_size": 64, "hidden_size": 128},
-    "image_network": "dense",
-    "image_size": 64,
-    "hidden_size": 128,
-}
+COLLECTION = Collection(transitions_per_stage=12_000)
+SETTINGS = FilterSettings(
+    latent="recurrent",
+    recurrent=RecurrentSizes(random_size=24, deterministic_size=64, hidden_size=128),
+    image_network="dense",
+    image_size=64,
+    hidden_size=128,
+)
 
 
 def trained_probe(path: Path, prior_reward_weight: float) -> tuple[ProbeResult, ProbeResult]:
     """Train a filter; return its probe, and the one with shuffled labels."""
-    collection = Collection(transitions_per_stage=12_000)
     data = MetaTrajectories(
-        env="two_drawer_lite", path=str(path), batch_size=16, collection=collection, seed=7
+        env="two_drawer_lite", path=str(path), batch_size=16, collection=COLLECTION, seed=7
     )
     data.prepare_data()
     data.setup()
     torch.manual_seed(7)
-    model = VariationalFilter(
-        data.image_shape, 2, prior_reward_weight=prior_reward_weight, **SETTINGS
-    )
+    settings = replace(SETTINGS, prior_reward_weight=prior_reward_weight)
+    model = VariationalFilter(data.image_shape, 2, settings)
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
     schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.1 ** (1 / STEPS))
     for step in range(STEPS):
