@@ -8,8 +8,12 @@ import numpy as np
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from numpy.typing import NDArray
 
-from offline_meta_rl.behaviour.contracts import ServesLifetimes
-from offline_meta_rl.behaviour.learning import CRITERION, LifetimeReport, lifetime_report
+from offline_meta_rl.behaviour.learning import (
+    CRITERION,
+    LifetimeReport,
+    ServesLifetimes,
+    lifetime_report,
+)
 from offline_meta_rl.behaviour.references import random_returns, shipped_returns
 from offline_meta_rl.common.files import write_json
 from offline_meta_rl.common.provenance import code_commit

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offline_meta_rl.behaviour.contracts import HasBehaviourActor, ServesAgents
+from offline_meta_rl.behaviour.learning import HasBehaviourActor, ServesAgents
 from offline_meta_rl.evaluation.measure import datamodule_of
 from offline_meta_rl.evaluation.rollout import run_episodes
 from offline_meta_rl.networks.actors import BehaviourActor

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from datamodules.lifetimes import Lives
-from offline_meta_rl.behaviour.contracts import ActsInEnvironments
+from offline_meta_rl.behaviour.learning import ActsInEnvironments
 from offline_meta_rl.behaviour.references import (
     EPISODES,
     mean_returns,

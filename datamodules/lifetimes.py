@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offline_meta_rl.behaviour.collect import PACKAGES, derived_seed
-from offline_meta_rl.behaviour.contracts import ActsInEnvironments
+from offline_meta_rl.behaviour.learning import ActsInEnvironments
 from offline_meta_rl.behaviour.references import Measurement
 from offline_meta_rl.behaviour.shaping import TERMS, Shaping
 from offline_meta_rl.common.provenance import package_versions

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 import lightning
 from lightning.fabric.utilities.data import AttributeDict
 
-from offline_meta_rl.behaviour.contracts import ActsInEnvironments
+from offline_meta_rl.behaviour.learning import ActsInEnvironments
 from offline_meta_rl.common.settings import check_at_least, to_plain
 
 

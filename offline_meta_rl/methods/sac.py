@@ -14,7 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from offline_meta_rl.behaviour.contracts import ServesAgents
+from offline_meta_rl.behaviour.learning import ServesAgents
 from offline_meta_rl.evaluation.measure import datamodule_of
 from offline_meta_rl.losses.sac import Agents, SACSettings, gaussian, sac_losses
 from offline_meta_rl.methods.base import MetaModule
