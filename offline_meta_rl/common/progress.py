@@ -7,7 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 
 class Advance(Protocol):
@@ -40,21 +47,31 @@ class Bars:
         self._progress.remove_task(task)
 
 
-@contextlib.contextmanager
-def progress_bars() -> Iterator[Bars]:
-    """Show bars on standard error, where they disturb no output, if that is a terminal."""
-    console = Console(stderr=True)
-    progress = Progress(
+def bars_on(console: Console, *more: ProgressColumn, show: bool = True) -> Progress:
+    """Return rich's bars as they look here: label, bar, count, time left.
+
+    Args:
+        console: Where to draw; nothing is drawn if it is no terminal.
+        more: Columns behind those.
+        show: False draws nothing.
+    """
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
+        *more,
         console=console,
-        disable=not console.is_terminal,
+        disable=not (show and console.is_terminal),
         # What is printed meanwhile goes above the bar, unless it goes into a file or a pipe.
         redirect_stdout=sys.stdout.isatty(),
     )
-    with progress:
+
+
+@contextlib.contextmanager
+def progress_bars() -> Iterator[Bars]:
+    """Show bars on standard error, where they disturb no output, if that is a terminal."""
+    with bars_on(Console(stderr=True)) as progress:
         yield Bars(progress)
 
 

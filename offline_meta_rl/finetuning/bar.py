@@ -3,8 +3,9 @@
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
+from rich.progress import TextColumn
+
+from offline_meta_rl.common.progress import bars_on
 
 
 class FineTuningBar:
@@ -30,16 +31,11 @@ class FineTuningBar:
         self.line_seconds = line_seconds
         self._next_line = time.monotonic() + min(1.0, line_seconds)
         self._first: tuple[float, int] | None = None
-        self._bar = RichProgress(
-            TextColumn("[bold]fine-tuning: environment steps"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[status]}"),
-            console=self.console,
-            disable=not (enabled and self.console.is_terminal),
+        status = TextColumn("{task.fields[status]}")
+        self._bar = bars_on(self.console, status, show=enabled)
+        self._task = self._bar.add_task(
+            "[bold]fine-tuning: environment steps", total=total, status=""
         )
-        self._task = self._bar.add_task("", total=total, status="")
 
     def __enter__(self) -> "FineTuningBar":
         """Open the bar."""
