@@ -17,7 +17,7 @@ from offline_meta_rl.behaviour.learning import (
 from offline_meta_rl.behaviour.references import random_returns, shipped_returns
 from offline_meta_rl.common.files import write_json
 from offline_meta_rl.common.provenance import code_commit
-from offline_meta_rl.data.lifetimes import EpisodeTable
+from offline_meta_rl.data.lifetimes import EpisodeColumns
 from offline_meta_rl.evaluation.measure import datamodule_of
 from offline_meta_rl.reports.curves import LifetimeCurve, lifetime_curves
 
@@ -151,7 +151,7 @@ def _lifetimes(trainer: lightning.Trainer) -> ServesLifetimes:
     return data
 
 
-def _tables(data: ServesLifetimes) -> dict[int, EpisodeTable]:
+def _tables(data: ServesLifetimes) -> dict[int, EpisodeColumns]:
     """Return the episodes so far by task; none before training."""
     storage = data.storage
     if storage is None:

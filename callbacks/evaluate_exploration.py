@@ -19,7 +19,7 @@ from offline_meta_rl.evaluation.contracts import ExplorationData, Explores
 from offline_meta_rl.evaluation.exploration import ExplorationPoint
 from offline_meta_rl.evaluation.measure import datamodule_of, describe_run
 from offline_meta_rl.evaluation.measure_exploration import (
-    Measured,
+    MeasuredExploration,
     MetaEpisodes,
     measure_exploration,
 )
@@ -161,10 +161,10 @@ class EvaluateExploration(lightning.Callback):
         step: int,
         *,
         final: bool = False,
-    ) -> Measured:
+    ) -> MeasuredExploration:
         """Measure in the first process, write the files there, and tell the others."""
         content = self._measure(trainer, method, final) if trainer.is_global_zero else None
-        found: Measured | None = trainer.strategy.broadcast(content)
+        found: MeasuredExploration | None = trainer.strategy.broadcast(content)
         assert found is not None  # the first process measured
         if trainer.state.fn == "fit":
             point = {"step": step, **success_by_name(found["points"])}
@@ -175,7 +175,7 @@ class EvaluateExploration(lightning.Callback):
 
     def _measure(
         self, trainer: lightning.Trainer, method: lightning.LightningModule, final: bool
-    ) -> Measured:
+    ) -> MeasuredExploration:
         datamodule = datamodule_of(trainer)
         assert isinstance(method, Explores)
         assert isinstance(datamodule, ExplorationData)
@@ -198,7 +198,7 @@ class EvaluateExploration(lightning.Callback):
         self,
         trainer: lightning.Trainer,
         method: lightning.LightningModule,
-        content: Measured,
+        content: MeasuredExploration,
         step: int,
     ) -> None:
         root = Path(trainer.default_root_dir)

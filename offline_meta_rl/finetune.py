@@ -88,13 +88,13 @@ class Place:
         return [CSVLogger(self.default_root_dir, name="csv")] if self.logger else []
 
 
-class Parser(Brief, ArgumentParser):
+class FineTuneParser(Brief, ArgumentParser):
     """Answers a mistake with the mistake, not with all options."""
 
 
 def parser() -> ArgumentParser:
     """Return the parser of the command."""
-    made = Parser(
+    made = FineTuneParser(
         prog="lightning finetune",
         description="Fine-tune a checkpoint online, in the simulator, on its held-out tasks.",
         parser_mode="omegaconf+",
@@ -110,7 +110,7 @@ def parser() -> ArgumentParser:
     return made
 
 
-def run(arguments: Sequence[str]) -> FineTuningResult:
+def run_finetune(arguments: Sequence[str]) -> FineTuningResult:
     """Fine-tune a checkpoint; return the content of the result file.
 
     Args:
@@ -224,9 +224,9 @@ def _checkpoint_path(arguments: Sequence[str]) -> str:
     )
 
 
-def main(arguments: Sequence[str]) -> None:
+def finetune_command(arguments: Sequence[str]) -> None:
     """Run the command; errors about the input are one message, without a traceback."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a user's own modules
     with one_message(also=(MisconfigurationException,)):
-        run(arguments)
+        run_finetune(arguments)

@@ -46,23 +46,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     word, rest = DOORS.choose(given), given[1:]
     if word == "data":
-        from offline_meta_rl.data_tools.command import main as data
+        from offline_meta_rl.data_tools.command import data_command as data
 
         data(rest)
     elif word == "behaviour":
-        from offline_meta_rl.behaviour.command import main as behaviour
+        from offline_meta_rl.behaviour.command import behaviour_command as behaviour
 
         behaviour(rest)
     elif word == "experiment":
-        from offline_meta_rl.experiments.command import main as experiment
+        from offline_meta_rl.experiments.command import experiment_command as experiment
 
         experiment(rest)
     elif word == "report":
-        from offline_meta_rl.reports.command import main as report
+        from offline_meta_rl.reports.command import report_command as report
 
         report(rest)
     elif word == "finetune":
-        from offline_meta_rl.finetune import main as finetune
+        from offline_meta_rl.finetune import finetune_command as finetune
 
         finetune(rest)
     else:

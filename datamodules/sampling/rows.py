@@ -62,7 +62,7 @@ def make_buffer(dataset: TaskDataset, part: DataSlice | None = None, stride: int
     return Buffer(np.concatenate(chosen), np.cumsum(size) - size, size)
 
 
-def check_sizes(buffer: Buffer, tasks: Sequence[int], needed: int, what: str) -> None:
+def check_batch_sizes(buffer: Buffer, tasks: Sequence[int], needed: int, what: str) -> None:
     """Check that each of the tasks has enough rows.
 
     Raises:

@@ -32,7 +32,7 @@ def check_stitching(dataset: TaskDataset, tasks: Sequence[int]) -> Rows:
             f"Stitching needs at least two tasks to tell apart, found {list(tasks)}. Set "
             "--data.split to one with more train tasks, or pass another dataset."
         )
-    check_images(dataset.manifest)
+    check_image_dataset(dataset.manifest)
     dataset.touch(["reward"])
     reward = dataset.transitions["reward"].numpy()
     task, start, length = (dataset.episodes[key].numpy() for key in ("task", "start", "length"))
@@ -49,7 +49,7 @@ def check_stitching(dataset: TaskDataset, tasks: Sequence[int]) -> Rows:
     return first
 
 
-def check_images(manifest: Manifest) -> None:
+def check_image_dataset(manifest: Manifest) -> None:
     """Check that observations are images, channels first.
 
     Raises:

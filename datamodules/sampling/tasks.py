@@ -13,7 +13,7 @@ from datamodules.sampling.chunks import Chunks
 from datamodules.sampling.rows import (
     Buffer,
     Rows,
-    check_sizes,
+    check_batch_sizes,
     draw_rows,
     draw_tasks,
     draw_window,
@@ -110,13 +110,15 @@ class TaskSampler:
                 f"split, found {count}. Set --data.batches.tasks null for all of them, or "
                 "another --data.split."
             )
-        check_sizes(self.inner, self.train_tasks, batches.inner_size, "inner batch")
+        check_batch_sizes(self.inner, self.train_tasks, batches.inner_size, "inner batch")
         for task in self.train_tasks:
             needed = batches.outer_size
             if batches.disjoint:
                 shared = np.isin(self.outer.rows_of(task), self.inner.rows_of(task)).sum()
                 needed += min(batches.inner_size, int(shared))
-            check_sizes(self.outer, [task], needed, "outer batch (disjoint from the inner one)")
+            check_batch_sizes(
+                self.outer, [task], needed, "outer batch (disjoint from the inner one)"
+            )
             if self.chunks is not None:
                 self.chunks[0].check([task], batches.inner_size, "inner batch")
                 self.chunks[1].check([task], needed, "outer batch (disjoint from the inner one)")
@@ -163,7 +165,7 @@ class TaskSampler:
         buffer = buffer or self.inner
         for task in tasks:
             self.dataset.task_rows(task)
-        check_sizes(buffer, tasks, size, "context")
+        check_batch_sizes(buffer, tasks, size, "context")
         drawn = [
             np.random.default_rng([seed, CONTEXTS, task]).choice(
                 buffer.rows_of(task), size, replace=False
@@ -180,7 +182,7 @@ class TaskSampler:
         """
         size = self.batches.outer_size
         needed = context.shape[1] + size
-        check_sizes(self.outer, tasks, needed, "held-out context and query")
+        check_batch_sizes(self.outer, tasks, needed, "held-out context and query")
         rng = np.random.default_rng([self.seed, QUERIES])
         chosen = np.asarray(tasks, dtype=np.int64)
         return draw_rows(rng, self.outer, chosen, size, context)

@@ -10,7 +10,7 @@ from offline_meta_rl.behaviour.collection import Collection
 from offline_meta_rl.common.commands import Commands
 
 
-def pack(
+def pack_snapshots(
     family: str,
     folder: Path,
     *,
@@ -34,13 +34,13 @@ def pack(
         FileNotFoundError: No snapshot in the folder.
         ValueError: The family has no learned behaviour, or there are too few snapshots.
     """
-    from offline_meta_rl.behaviour.pack import pack_snapshots
+    from offline_meta_rl.behaviour.pack import pack_policies
 
-    for line in pack_snapshots(family, folder, stages=stages, steps=steps, out=out):
+    for line in pack_policies(family, folder, stages=stages, steps=steps, out=out):
         print(line)
 
 
-def collect(
+def collect_dataset(
     family: str,
     collection: Collection,
     *,
@@ -73,11 +73,11 @@ def collect(
 COMMANDS = Commands(
     "lightning behaviour",
     "Collect datasets, and make the behaviour policies for them.",
-    {"collect": collect, "pack": pack},
+    {"collect": collect_dataset, "pack": pack_snapshots},
     example="lightning behaviour pack ant_dir runs/behaviour/ant/snapshots",
 )
 
 
-def main(arguments: Sequence[str]) -> None:
+def behaviour_command(arguments: Sequence[str]) -> None:
     """Run one command; errors about the input are one message, without a traceback."""
     COMMANDS.run(arguments)

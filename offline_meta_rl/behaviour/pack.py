@@ -93,7 +93,7 @@ def pack(snapshots: Sequence[Path], out: Path, family: TaskFamily) -> Package:
     return package
 
 
-def pack_snapshots(
+def pack_policies(
     name: str,
     folder: Path,
     *,

@@ -21,7 +21,7 @@ from offline_meta_rl.envs.base import Array, TaskFamily
 from offline_meta_rl.envs.point_robot import STEP, PointRobot
 from offline_meta_rl.envs.scripted import ScriptedFamily
 from offline_meta_rl.evaluation.rollout import Act
-from offline_meta_rl.networks.actors import TENSORDICT_SCALE, BehaviourActor, Scale
+from offline_meta_rl.networks.actors import TENSORDICT_SCALE, BehaviourActor, DeviationScale
 from offline_meta_rl.networks.stacked import HiddenLayers
 
 FORMAT_VERSION = 2
@@ -29,7 +29,7 @@ FORMAT_VERSION = 2
 
 
 class PackedScale(TypedDict):
-    """The arguments of ``Scale``."""
+    """The arguments of ``DeviationScale``."""
 
     floor: float
     at_zero: float
@@ -136,7 +136,7 @@ class LearnedBehaviour:
         if package["format"] == 1:
             network, scale = HiddenLayers(package["hidden_size"], depth=2), TENSORDICT_SCALE
         else:
-            network, scale = HiddenLayers(**package["network"]), Scale(**package["scale"])
+            network, scale = HiddenLayers(**package["network"]), DeviationScale(**package["scale"])
         self._actors: list[BehaviourActor] = []
         for stage in package["stages"]:
             actor = BehaviourActor(*sizes, network, scale)

@@ -26,7 +26,7 @@ BLOCK_ROWS = 65536
 FINGERPRINT_STEPS = 1000
 
 
-class EpisodeTable(NamedTuple):
+class EpisodeColumns(NamedTuple):
     """Whole episodes of one task, in order of time; diverged ones left out.
 
     Attributes:
@@ -145,7 +145,7 @@ class LifetimeStorage:
         recent = self.arrays["reward"][:, max(0, steps - FINGERPRINT_STEPS) : steps]
         return checksum(np.ascontiguousarray(recent))
 
-    def episodes(self, task: int, steps: int) -> EpisodeTable:
+    def episodes(self, task: int, steps: int) -> EpisodeColumns:
         """Return the whole episodes among the first ``steps`` of a task."""
         terminated, truncated, diverged = (
             self.arrays[key][task, :steps].astype(bool)
@@ -154,13 +154,13 @@ class LifetimeStorage:
         last = np.flatnonzero(terminated | truncated)
         if not len(last):
             none = np.zeros(0, dtype=np.int64)
-            return EpisodeTable(none, none, np.zeros(0))
+            return EpisodeColumns(none, none, np.zeros(0))
         start = np.concatenate([[0], last[:-1] + 1])
         stop = int(last[-1]) + 1
         good = ~np.logical_or.reduceat(diverged[:stop], start)
         reward = self.arrays["reward"][task, :stop].astype(np.float64)
         returns = np.add.reduceat(reward, start)
-        return EpisodeTable(start[good], (last - start + 1)[good], returns[good])
+        return EpisodeColumns(start[good], (last - start + 1)[good], returns[good])
 
 
 def commit_lifetimes(
@@ -202,7 +202,7 @@ def commit_lifetimes(
 
 
 def _kept_rows(
-    storage: LifetimeStorage, key: str, tables: Sequence[EpisodeTable]
+    storage: LifetimeStorage, key: str, tables: Sequence[EpisodeColumns]
 ) -> Iterator[NDArray[np.generic]]:
     """Yield the rows of whole episodes, task by task, some thousands at a time."""
     for task, table in enumerate(tables):

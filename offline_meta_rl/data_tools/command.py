@@ -82,7 +82,7 @@ def info(dataset: str, *, json: bool = False) -> None:
         print_information(found, _console())
 
 
-def validate(dataset: str, foreign: Foreign, *, json: bool = False) -> None:
+def validate_dataset(dataset: str, foreign: Foreign, *, json: bool = False) -> None:
     """Check files, numbers, episodes and returns to go; exit with 1 if anything is wrong.
 
     Args:
@@ -120,7 +120,7 @@ def validate(dataset: str, foreign: Foreign, *, json: bool = False) -> None:
         sys.exit(1)
 
 
-def plot(dataset: str, picture: Path) -> None:
+def plot_dataset(dataset: str, picture: Path) -> None:
     """Draw returns per task, behaviour learning curves and the overlap of visited states.
 
     Args:
@@ -214,8 +214,8 @@ COMMANDS = Commands(
     "Look at datasets, check, convert, merge and split them.",
     {
         "info": info,
-        "validate": validate,
-        "plot": plot,
+        "validate": validate_dataset,
+        "plot": plot_dataset,
         "convert": convert,
         "merge": merge,
         "split": split,
@@ -224,7 +224,7 @@ COMMANDS = Commands(
 )
 
 
-def main(arguments: Sequence[str]) -> None:
+def data_command(arguments: Sequence[str]) -> None:
     """Run one command; errors about the input are one message, without a traceback."""
     COMMANDS.run(arguments)
 

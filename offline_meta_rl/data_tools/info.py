@@ -15,7 +15,7 @@ from offline_meta_rl.data.description import (
     stage_returns,
 )
 from offline_meta_rl.data.stored import StoredDataset
-from offline_meta_rl.data_tools.statistics import Summary, episode_statistics, summary
+from offline_meta_rl.data_tools.statistics import Summary, episode_statistics, episode_summary
 
 StageInfo = TypedDict(
     "StageInfo",
@@ -98,8 +98,8 @@ def _stages_of(dataset: StoredDataset) -> tuple[dict[str, StageInfo], list[TaskI
             stages[name] = {
                 "episodes": int(chosen.sum()),
                 "transitions": int(episodes.length[chosen].sum()),
-                "length": summary(episodes.length[chosen]),
-                "return": summary(episodes.returns[chosen]),
+                "length": episode_summary(episodes.length[chosen]),
+                "return": episode_summary(episodes.returns[chosen]),
             }
             if name in (known := stage_returns(manifest.reference_returns)):
                 stages[name]["mean_action_return"] = float(np.mean(known[name]))
@@ -112,10 +112,10 @@ def _stages_of(dataset: StoredDataset) -> tuple[dict[str, StageInfo], list[TaskI
                 "parameters": manifest.task_parameters[task],
                 "episodes": manifest.num_episodes[task],
                 "transitions": manifest.num_transitions[task],
-                "length": summary(episodes.length[own]),
-                "return": summary(episodes.returns[own]),
+                "length": episode_summary(episodes.length[own]),
+                "return": episode_summary(episodes.returns[own]),
                 "stages": {
-                    name: summary(episodes.returns[own & chosen])
+                    name: episode_summary(episodes.returns[own & chosen])
                     for name, chosen in of_stage.items()
                     if (own & chosen).any()
                 },

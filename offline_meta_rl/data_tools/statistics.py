@@ -49,7 +49,7 @@ class Summary(TypedDict):
     max: float
 
 
-def summary(values: NDArray[np.int64] | NDArray[np.float64]) -> Summary:
+def episode_summary(values: NDArray[np.int64] | NDArray[np.float64]) -> Summary:
     """Return mean, standard deviation, smallest and largest of numbers [N]."""
     return {
         "mean": float(values.mean()),

@@ -52,7 +52,7 @@ class ExplorationProtocol(TypedDict):
     diverged: int
 
 
-class Measured(TypedDict):
+class MeasuredExploration(TypedDict):
     """What a measurement found.
 
     Attributes:
@@ -77,7 +77,7 @@ def measure_exploration(
     diagnose_beliefs: bool,
     film: int,
     film_path: Path,
-) -> Measured:
+) -> MeasuredExploration:
     """Run meta-episodes in the test tasks and summarise them.
 
     Args:
@@ -105,7 +105,7 @@ def measure_exploration(
         num_threads=settings.num_threads,
     )
     nearest = family.nearest if isinstance(family, HasNearest) else None
-    content: Measured = {
+    content: MeasuredExploration = {
         "points": summarise(exploration, tasks, nearest),
         "protocol": {
             "tasks": tasks,

@@ -83,7 +83,7 @@ def list_() -> None:
         print(f"    scales    {' '.join(experiment.scales)}")
 
 
-def plan(selection: Selection) -> None:
+def print_plan(selection: Selection) -> None:
     """Print the runs, their commands and the estimated hours.
 
     Args:
@@ -97,7 +97,7 @@ def plan(selection: Selection) -> None:
             print(f"  lightning {' '.join(command)}")
 
 
-def run(
+def run_plan(
     selection: Selection,
     *,
     workers: int | None = None,
@@ -219,8 +219,8 @@ COMMANDS = Commands(
     "Run the figures and tables of a paper, and report them.",
     {
         "list": list_,
-        "plan": plan,
-        "run": run,
+        "plan": print_plan,
+        "run": run_plan,
         "status": status,
         "report": report,
         "sweep": sweep,
@@ -231,7 +231,7 @@ COMMANDS = Commands(
 )
 
 
-def main(arguments: Sequence[str]) -> None:
+def experiment_command(arguments: Sequence[str]) -> None:
     """Run one command; errors about the input are one message, without a traceback."""
     COMMANDS.run(arguments)
 

@@ -22,7 +22,7 @@ from offline_meta_rl.losses.pearl import (
     PearlNoise,
     PearlParameters,
     PearlSettings,
-    actor_gaussian,
+    conditioned_actor,
     losses_given,
 )
 from offline_meta_rl.networks.actors import polyak
@@ -115,7 +115,9 @@ class PearlLearner(OnlineLearner):
     def act(self, observation: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return mean actions given the mean of z, or noisy ones, [T, E, A]."""
         inputs, latent = observation.to(self.precision), self.belief().mean
-        gaussian = torch.vmap(actor_gaussian)(self.learned.actor, inputs[:, None], latent[:, None])
+        gaussian = torch.vmap(conditioned_actor)(
+            self.learned.actor, inputs[:, None], latent[:, None]
+        )
         mean, log_std = (each[:, 0] for each in gaussian)
         if noise is None:
             return torch.tanh(mean)

@@ -37,7 +37,7 @@ def cloning_loss(thetas: list[Tensor], batch: Batch, sigma: float) -> Tensor:
     return -gaussian_log_prob(batch["action"], mean, sigma).mean(dim=-1)
 
 
-def inner_loop(
+def cloning_inner_loop(
     parameters: CloningParameters,
     data: Batch,
     *,
@@ -59,7 +59,7 @@ def inner_loop(
     )
 
 
-def meta_loss(
+def cloning_meta_loss(
     parameters: CloningParameters,
     inner: Batch,
     outer: Batch,
@@ -78,7 +78,7 @@ def meta_loss(
         settings: of the inner loop.
         sigma: fixed standard deviation of the policy.
     """
-    thetas = inner_loop(parameters, inner, settings=settings, sigma=sigma)
+    thetas = cloning_inner_loop(parameters, inner, settings=settings, sigma=sigma)
     before, after = (cloning_loss(each, outer, sigma) for each in (thetas[0], thetas[-1]))
     metrics = {"policy_loss": after, "policy_loss_before": before}
     loss = (task_weight * after).sum()

@@ -125,7 +125,7 @@ class CQLNoise(NamedTuple):
     following: Tensor
 
 
-def draw_noise(
+def draw_cql_noise(
     shape: tuple[int, ...],
     conservatism: Conservatism,
     *,
@@ -163,7 +163,7 @@ def actor_gaussian(actor: Layers, observation: Tensor, min_log_std: float) -> tu
     return mean, log_std.clamp(min_log_std, MAX_LOG_STD).exp()
 
 
-def twin_values(critics: Layers, observation: Tensor, actions: Tensor) -> Tensor:
+def values_of_actions(critics: Layers, observation: Tensor, actions: Tensor) -> Tensor:
     """Return both critics' values of M actions at each observation.
 
     The first layer's product with the observation is taken once, not once for each action.
@@ -242,7 +242,7 @@ def backup(
     following = batch["next_observation"]
     mean, std = actor_gaussian(parameters.actor, following, settings.min_log_std)
     action, _ = tanh_sample(mean, std, noise)
-    value = twin_values(targets, following, action[:, None])[..., 0].amin(dim=0)
+    value = values_of_actions(targets, following, action[:, None])[..., 0].amin(dim=0)
     return batch["reward"] + settings.discount * torch.where(batch["terminated"], 0.0, value)
 
 
@@ -279,7 +279,7 @@ def cql_losses(
         if conservative:
             sampled, density = conservative_actions(parameters, batch, noise, settings)
             actions = torch.cat([data_action, sampled], dim=1)
-    values = twin_values(parameters.critics, observation, actions)
+    values = values_of_actions(parameters.critics, observation, actions)
     data_value = values[..., 0]
     losses = {"critic": 0.5 * ((data_value - aim).square().sum(dim=0) * row_weight).sum()}
     if conservative:
@@ -290,7 +290,7 @@ def cql_losses(
         *actor_gaussian(parameters.actor, observation, settings.min_log_std), noise.actor
     )
     critics = constant(parameters.critics)
-    policy_value = twin_values(critics, observation, action[:, None])[..., 0].amin(dim=0)
+    policy_value = values_of_actions(critics, observation, action[:, None])[..., 0].amin(dim=0)
     actor = settings.entropy_weight * log_density - policy_value
     return losses | {
         "actor": (actor * row_weight).sum(),

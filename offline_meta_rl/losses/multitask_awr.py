@@ -71,7 +71,7 @@ class ActorCritic(NamedTuple):
     value: Layers
 
 
-def value_loss(value: Layers, batch: Batch, settings: MultitaskSettings) -> Tensor:
+def bootstrapped_value_loss(value: Layers, batch: Batch, settings: MultitaskSettings) -> Tensor:
     """Return the squared error of V(s) from the return of each task, [T]."""
     target = _returns(value, batch, settings.bootstrap.value)
     return awr.value_loss(_values(value, batch["observation"]), target)
@@ -96,7 +96,7 @@ def losses(
         settings: of both losses.
     """
     metrics = {
-        "value_loss": value_loss(networks.value, batch, settings),
+        "value_loss": bootstrapped_value_loss(networks.value, batch, settings),
         "policy_loss": policy_loss(networks, batch, settings),
         "advantage": _advantage(networks.value, batch, settings).mean(dim=-1),
     }
@@ -104,7 +104,7 @@ def losses(
     return loss, {name: (task_weight * each).sum().detach() for name, each in metrics.items()}
 
 
-def fine_tune(
+def adapt_by_adam(
     networks: ActorCritic,
     context: Batch,
     *,
@@ -131,7 +131,7 @@ def fine_tune(
         )
         for _ in range(num_steps):
             adam_value.zero_grad()
-            torch.autograd.backward(value_loss(tuned.value, context, settings).sum())
+            torch.autograd.backward(bootstrapped_value_loss(tuned.value, context, settings).sum())
             adam_value.step()
             adam_policy.zero_grad()
             torch.autograd.backward(policy_loss(tuned, context, settings).sum())

@@ -28,7 +28,7 @@ from offline_meta_rl.networks.actors import constant, tanh_sample
 from offline_meta_rl.networks.context_encoder import (
     Gaussians,
     divergence_from_prior,
-    draw,
+    draw_latent,
     posterior,
 )
 from offline_meta_rl.networks.stacked import Layers, conditioned_mlp
@@ -112,7 +112,7 @@ class PearlSettings:
             )
 
 
-def actor_gaussian(actor: Layers, observation: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
+def conditioned_actor(actor: Layers, observation: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and log standard deviation of the actions before the tanh, [T, B, A] each.
 
     Args:
@@ -124,7 +124,9 @@ def actor_gaussian(actor: Layers, observation: Tensor, latent: Tensor) -> tuple[
     return mean, log_std.clamp(MIN_LOG_STD, MAX_LOG_STD)
 
 
-def twin_values(critics: Layers, observation: Tensor, action: Tensor, latent: Tensor) -> Tensor:
+def conditioned_values(
+    critics: Layers, observation: Tensor, action: Tensor, latent: Tensor
+) -> Tensor:
     """Return both critics' values [2, T, B] of observations [T, B, O] and actions [T, B, A]."""
     inputs = torch.cat([observation, action], dim=-1)
     return conditioned_mlp(critics, inputs, latent).squeeze(-1)
@@ -177,19 +179,21 @@ def losses_given(
     settings: PearlSettings,
 ) -> dict[str, Tensor]:
     """Return what ``pearl_losses`` does, from q(z | c), [T, Z]; the encoder is not used."""
-    latent = draw(q, noise.latent)
+    latent = draw_latent(q, noise.latent)
     given = latent.detach()
     with torch.no_grad():
         after = state_value(target_value, batch["next_observation"], given)
         after = torch.where(batch["terminated"], 0.0, after)
         aim = settings.reward_scale * batch["reward"] + settings.discount * after
-    data_values = twin_values(parameters.critics, batch["observation"], batch["action"], latent)
+    data_values = conditioned_values(
+        parameters.critics, batch["observation"], batch["action"], latent
+    )
     critic = (data_values - aim).square().sum(dim=0).mean(dim=-1)
 
-    mean, log_std = actor_gaussian(parameters.actor, batch["observation"], given)
+    mean, log_std = conditioned_actor(parameters.actor, batch["observation"], given)
     action, log_density = tanh_sample(mean, log_std.exp(), noise.action)
     critics = constant(parameters.critics)
-    policy_value = twin_values(critics, batch["observation"], action, given).amin(dim=0)
+    policy_value = conditioned_values(critics, batch["observation"], action, given).amin(dim=0)
     value = state_value(parameters.value, batch["observation"], given)
     soft_value = policy_value - settings.entropy_weight * log_density
     value_loss = (value - soft_value.detach()).square().mean(dim=-1)

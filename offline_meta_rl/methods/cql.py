@@ -13,7 +13,7 @@ from tensordict import TensorDict
 from torch import Tensor
 from torch.nn import functional as F
 
-from offline_meta_rl.losses.cql import CQLSettings, draw_noise
+from offline_meta_rl.losses.cql import CQLSettings, draw_cql_noise
 from offline_meta_rl.methods.cql_agent import (
     FIELDS,
     NETWORK,
@@ -146,7 +146,7 @@ class CQL(CQLModule):
         """Return the losses on transitions of held-out tasks, always with the same noise."""
         weight = torch.full((len(query),), 1.0 / len(query), device=self.device)
         batch, shape = self.transitions(query), query["action"].flatten(0, 1).shape
-        noise = draw_noise(
+        noise = draw_cql_noise(
             shape,
             self.agent.settings.conservatism,
             device=self.device,

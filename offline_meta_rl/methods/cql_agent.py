@@ -19,7 +19,7 @@ from offline_meta_rl.losses.cql import (
     CQLSettings,
     actor_gaussian,
     cql_losses,
-    draw_noise,
+    draw_cql_noise,
 )
 from offline_meta_rl.methods.base import MetaModule
 from offline_meta_rl.networks.actors import polyak, with_target
@@ -146,7 +146,7 @@ class CQLModule(MetaModule):
         """
         losses = self._losses(batch, self._noise(shape, weight), row_weights(weight, shape[1]))
         parameters = pytree.tree_leaves(self.agent.learned())
-        gradients = torch.autograd.grad(total_loss(losses), parameters)
+        gradients = torch.autograd.grad(total_cql_loss(losses), parameters)
         metrics = {name: value.detach() for name, value in losses.items()}
         metrics = self.apply_gradients(parameters, list(gradients), metrics)
         self.agent.update_targets(self.learning.target_update)
@@ -165,7 +165,7 @@ class CQLModule(MetaModule):
     def _noise(self, shape: tuple[int, ...], weight: Tensor) -> CQLNoise:
         """Draw the noise of the global batch and keep that of this process's groups."""
         num_groups, mine = self.share_of_tasks(weight)
-        noise = draw_noise(
+        noise = draw_cql_noise(
             (num_groups, *shape[1:]),
             self.agent.settings.conservatism,
             device=self.device,
@@ -179,6 +179,6 @@ def row_weights(weight: Tensor, num_rows: int) -> Tensor:
     return (weight / num_rows).repeat_interleave(num_rows)
 
 
-def total_loss(losses: Mapping[str, Tensor]) -> Tensor:
+def total_cql_loss(losses: Mapping[str, Tensor]) -> Tensor:
     """Return the sum of the losses of ``cql_losses`` that are to be minimised."""
     return sum((losses[name] for name in ("critic", "penalty") if name in losses), losses["actor"])

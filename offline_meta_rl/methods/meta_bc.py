@@ -14,7 +14,12 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from offline_meta_rl.losses.cloning import Batch, CloningParameters, inner_loop, meta_loss
+from offline_meta_rl.losses.cloning import (
+    Batch,
+    CloningParameters,
+    cloning_inner_loop,
+    cloning_meta_loss,
+)
 from offline_meta_rl.methods.base import MetaModule
 from offline_meta_rl.networks import generated as networks
 from offline_meta_rl.networks.inner_loop import InnerLoop
@@ -119,7 +124,7 @@ class MetaBehaviourCloning(MetaModule):
         """Return the gradient of the outer loss in the meta-parameters, and what to log."""
 
         def loss(candidate: CloningParameters) -> tuple[Tensor, dict[str, Tensor]]:
-            return meta_loss(
+            return cloning_meta_loss(
                 candidate, inner, outer, task_weight, settings=self.inner, sigma=self.sigma
             )
 
@@ -136,7 +141,7 @@ class MetaBehaviourCloning(MetaModule):
         Returns:
             The policies of the T tasks, with generated weights.
         """
-        thetas = inner_loop(
+        thetas = cloning_inner_loop(
             self.meta_parameters(),
             dict(context),
             settings=replace(self.inner, num_steps=num_steps),
@@ -147,7 +152,7 @@ class MetaBehaviourCloning(MetaModule):
     def held_out_losses(self, context: TensorDict, query: TensorDict) -> dict[str, Tensor]:
         """Return the imitation losses on other data of the tasks, before and after adaptation."""
         weight = torch.full((len(context),), 1.0 / len(context), device=self.device)
-        return meta_loss(
+        return cloning_meta_loss(
             self.meta_parameters(),
             dict(context),
             dict(query),

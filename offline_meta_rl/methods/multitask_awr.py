@@ -20,7 +20,7 @@ from offline_meta_rl.losses.multitask_awr import (
     Batch,
     Bootstrap,
     MultitaskSettings,
-    fine_tune,
+    adapt_by_adam,
     losses,
 )
 from offline_meta_rl.methods.base import CONTEXT_FIELDS, MetaModule
@@ -163,7 +163,7 @@ class MultitaskAWR(MetaModule):
 
     def fine_tuned(self, context: TensorDict, num_steps: int) -> ActorCritic:
         """Return both networks of T tasks after so many steps of Adam on their contexts."""
-        return fine_tune(
+        return adapt_by_adam(
             self._of_tasks(self.networks(), len(context), None),
             dict(context),
             num_steps=num_steps,

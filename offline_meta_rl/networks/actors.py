@@ -19,7 +19,7 @@ from offline_meta_rl.networks.stacked import HiddenLayers, Layers, StackedMLP
 
 
 @dataclass(frozen=True)
-class Scale:
+class DeviationScale:
     """How a network's number becomes a standard deviation: softplus(x + shift) + floor.
 
     Attributes:
@@ -36,8 +36,8 @@ class Scale:
         return F.softplus(number + shift) + self.floor
 
 
-SCALE = Scale()
-TENSORDICT_SCALE = Scale(floor=0.01, at_zero=0.99)
+SCALE = DeviationScale()
+TENSORDICT_SCALE = DeviationScale(floor=0.01, at_zero=0.99)
 """The ``biased_softplus_1.0`` of tensordict, which the behaviour policies that ship have."""
 
 
@@ -109,7 +109,7 @@ class BehaviourActor(nn.Module):
         task_feature_size: int,
         action_size: int,
         network: HiddenLayers,
-        scale: Scale = SCALE,
+        scale: DeviationScale = SCALE,
     ) -> None:
         super().__init__()
         sizes = network.sizes(observation_size + task_feature_size, 2 * action_size)

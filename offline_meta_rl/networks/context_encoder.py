@@ -89,7 +89,7 @@ def posterior(encoder: Layers, rows: Tensor) -> Gaussians:
     return product(factors(encoder, rows))
 
 
-def draw(gaussians: Gaussians, noise: Tensor) -> Tensor:
+def draw_latent(gaussians: Gaussians, noise: Tensor) -> Tensor:
     """Return mean + standard deviation * noise, [..., Z]; noise is standard normal."""
     return gaussians.mean + gaussians.variance.sqrt() * noise
 

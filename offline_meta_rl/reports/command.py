@@ -54,7 +54,7 @@ def exploration(
     print_exploration(arm=arm, picture=picture, diagnosis=diagnosis)
 
 
-def probe(*, arm: list[str]) -> None:
+def print_probe(*, arm: list[str]) -> None:
     """Print how well the task can be read from filters' beliefs, as a table.
 
     Args:
@@ -64,9 +64,9 @@ def probe(*, arm: list[str]) -> None:
     Raises:
         ValueError: An arm that is not NAME=FILE,FILE,...
     """
-    from offline_meta_rl.reports.exploration import print_probe
+    from offline_meta_rl.reports.exploration import print_probe_table
 
-    print_probe(arm=arm)
+    print_probe_table(arm=arm)
 
 
 def strips(family: str, picture: Path, *, every: int = 1, seed: int = 0) -> None:
@@ -105,7 +105,7 @@ COMMANDS = Commands(
         "tables": tables,
         "dataset": dataset,
         "exploration": exploration,
-        "probe": probe,
+        "probe": print_probe,
         "strips": strips,
         "sawyer_scene": sawyer_scene,
     },
@@ -113,6 +113,6 @@ COMMANDS = Commands(
 )
 
 
-def main(arguments: Sequence[str]) -> None:
+def report_command(arguments: Sequence[str]) -> None:
     """Run one command; errors about the input are one message, without a traceback."""
     COMMANDS.run(arguments)

@@ -66,7 +66,7 @@ def print_exploration(
         diagnosis_figure(found, diagnosis, chance=chance)
 
 
-def print_probe(*, arm: list[str]) -> None:
+def print_probe_table(*, arm: list[str]) -> None:
     """Print how well the task can be read from filters' beliefs, as a table.
 
     Args:

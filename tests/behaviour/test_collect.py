@@ -24,7 +24,7 @@ from offline_meta_rl.data.writer import DatasetWriter
 from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.envs.point_robot import PointRobot
 from offline_meta_rl.evaluation.rollout import Episodes
-from offline_meta_rl.reports.command import main as report
+from offline_meta_rl.reports.command import report_command as report
 
 QUOTA = 60
 

@@ -18,7 +18,7 @@ from offline_meta_rl.data_tools.validate import validate
 from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.envs.base import Array
 from offline_meta_rl.envs.drawers.family import FRONT, STEP, DrawersLite, DrawersLiteEngine
-from offline_meta_rl.reports.command import main as report
+from offline_meta_rl.reports.command import report_command as report
 from offline_meta_rl.reports.strips import draw_script
 
 LITE = FAMILIES["two_drawer_lite"]

@@ -191,7 +191,7 @@ def test_command_packs_a_training(tmp_path: Path, capsys: pytest.CaptureFixture[
     folder.mkdir()
     for step in (100, 20, 400, 1000):  # as whole numbers, not as text
         snapshot(folder, family, step)
-    command.pack("cheetah_dir", folder, stages=3, out=out)
+    command.pack_snapshots("cheetah_dir", folder, stages=3, out=out)
     package = torch.load(out, weights_only=True)
     assert [stage["step"] for stage in package["stages"]] == [100, 400, 1000]
     assert [stage["name"] for stage in package["stages"]] == ["stage_0", "stage_1", "expert"]
@@ -199,33 +199,33 @@ def test_command_packs_a_training(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert lines[0].startswith("random actions: -")
     assert lines[3] == "expert: step 1000, mean action 1000.0, sampled 1000.0"
     assert lines[4] == str(out)
-    command.pack("cheetah_dir", folder, steps=[20, 400], out=out)
+    command.pack_snapshots("cheetah_dir", folder, steps=[20, 400], out=out)
     package = torch.load(out, weights_only=True)
     assert [stage["step"] for stage in package["stages"]] == [20, 400]
 
 
 def test_command_refuses_what_cannot_be_packed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"whose behaviour is learned, .*ant_dir.*found point_rob"):
-        command.pack("point_robot", tmp_path)
+        command.pack_snapshots("point_robot", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"No snapshot in .*BehaviourSnapshots"):
-        command.pack("ant_dir", tmp_path)
+        command.pack_snapshots("ant_dir", tmp_path)
     snapshot(tmp_path, FAMILIES["cheetah_dir"], 10)
     with pytest.raises(ValueError, match=r"steps: expected some of \[10\], found \[20\]"):
-        command.pack("cheetah_dir", tmp_path, steps=[10, 20])
+        command.pack_snapshots("cheetah_dir", tmp_path, steps=[10, 20])
 
 
 def test_command_collects_where_a_run_looks(
     data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = {"transitions_per_stage": 20, "num_threads": 1}
-    command.collect("point_robot", **settings)  # type: ignore[arg-type]
+    command.collect_dataset("point_robot", **settings)  # type: ignore[arg-type]
     expected = default_dataset_path(FAMILIES["point_robot"], transitions_per_stage=20)
     assert capsys.readouterr().out.splitlines()[-1] == str(expected)
     found = TaskDataset.open(expected)
-    command.collect("point_robot", path=tmp_path / "mine", **settings)  # type: ignore[arg-type]
+    command.collect_dataset("point_robot", path=tmp_path / "mine", **settings)  # type: ignore[arg-type]
     assert TaskDataset.open(tmp_path / "mine").checksum == found.checksum
     with pytest.raises(ValueError, match=r"family: expected one of .*'ant_dir'.* found 'ants'"):
-        command.collect("ants")
+        command.collect_dataset("ants")
 
 
 def test_random_returns_are_seeded() -> None:

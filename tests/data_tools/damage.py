@@ -8,7 +8,7 @@ from typing import Any
 import h5py
 import pytest
 
-from offline_meta_rl.data_tools.command import main
+from offline_meta_rl.data_tools.command import data_command
 
 Damage = Callable[[Path], None]
 
@@ -16,7 +16,7 @@ Damage = Callable[[Path], None]
 def refused(*arguments: str | Path) -> str:
     """Run a command that must be refused with one message; return the message."""
     with pytest.raises(SystemExit) as exit_info:
-        main([str(argument) for argument in arguments])
+        data_command([str(argument) for argument in arguments])
     assert isinstance(exit_info.value.code, str)
     return exit_info.value.code
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from offline_meta_rl.data_tools.command import main
+from offline_meta_rl.data_tools.command import data_command
 from tests.data.test_writer import DiskOf
 from tests.data_tools import layouts
 from tests.data_tools.damage import refused
@@ -66,7 +66,7 @@ def test_full_disk(tmp_path: Path, form: str) -> None:
         said = refused(*command)
     assert re.search(r"Nothing but .*target\.partial was written.*Make room", said), said
     assert not target.exists()
-    main([str(argument) for argument in command])
+    data_command([str(argument) for argument in command])
     assert target.is_dir()
     assert not Path(f"{target}.partial").exists()
 
@@ -86,10 +86,10 @@ def test_partial_of_another_source(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             patch.setattr(os, "rename", _interrupt_at(os.rename, "task"))
             target = tmp_path / form
             with pytest.raises(SystemExit, match="interrupted; the same command goes on"):
-                main(["convert", str(tmp_path / "first"), str(target), "--to", form])
+                data_command(["convert", str(tmp_path / "first"), str(target), "--to", form])
         said = refused("convert", tmp_path / "second", target, "--to", form)
         assert "holds an interrupted collection with other settings" in said
-        main(["convert", str(tmp_path / "first"), str(target), "--to", form])
+        data_command(["convert", str(tmp_path / "first"), str(target), "--to", form])
 
 
 def _interrupt_at(rename: Any, name: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from offline_meta_rl.data_tools.command import main
+from offline_meta_rl.data_tools.command import data_command
 from tests.data_tools import layouts
 from tests.data_tools.damage import Damage, cut, refused
 
@@ -86,7 +86,7 @@ def test_plain_files(tmp_path: Path, case: str, suffix: str) -> None:
     assert re.search(message, said), said
     assert not (tmp_path / "native").exists()
     with pytest.raises(SystemExit):
-        main(["validate", str(tmp_path / "files")])
+        data_command(["validate", str(tmp_path / "files")])
 
 
 def test_plain_files_with_python_objects(tmp_path: Path) -> None:

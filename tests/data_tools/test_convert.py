@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from offline_meta_rl.data.dataset import TaskDataset
 from offline_meta_rl.data.writer import DatasetWriter
-from offline_meta_rl.data_tools.command import main
+from offline_meta_rl.data_tools.command import data_command
 from offline_meta_rl.data_tools.formats import files
 from offline_meta_rl.data_tools.validate import validate
 from offline_meta_rl.envs.locomotion.families import WalkerParams
@@ -37,8 +37,8 @@ def assert_tasks(dataset: TaskDataset, tasks: list[dict[str, NDArray[Any]]]) -> 
 def test_native_to_minari_and_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = TaskDataset.open(make_dataset(tmp_path / "before"))
     monkeypatch.chdir(tmp_path)
-    main(["convert", "before", "minari", "--to", "minari"])
-    main(["convert", "minari", "after"])
+    data_command(["convert", "before", "minari", "--to", "minari"])
+    data_command(["convert", "minari", "after"])
     after = TaskDataset.open(tmp_path / "after")
     assert after.checksum == before.checksum
     assert (after.transitions == before.transitions).all()
@@ -51,7 +51,7 @@ def test_minari_reads_what_is_written_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = TaskDataset.open(make_dataset(tmp_path / "before"))
-    main(["convert", str(tmp_path / "before"), str(tmp_path / "minari"), "--to", "minari"])
+    data_command(["convert", str(tmp_path / "before"), str(tmp_path / "minari"), "--to", "minari"])
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     assert list(minari.list_local_datasets()) == [f"point_robot/task-0000{t}-v0" for t in range(3)]
     loaded = minari.load_dataset("point_robot/task-00001-v0")
@@ -76,7 +76,7 @@ def test_minari_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     description = tmp_path / "about.yaml"
     description.write_text(layouts.DESCRIPTION)
     arguments = ["--description", str(description), "--test_tasks", "1"]
-    main(["convert", str(tmp_path / "minari"), str(tmp_path / "native"), *arguments])
+    data_command(["convert", str(tmp_path / "minari"), str(tmp_path / "native"), *arguments])
     dataset = TaskDataset.open(tmp_path / "native")
     assert_tasks(dataset, [layouts.forward_task(task) for task in range(2)])
     assert dataset.split() == ([0], [1])
@@ -87,7 +87,7 @@ def test_macaw(tmp_path: Path) -> None:
     layouts.write_macaw(tmp_path / "macaw")
     target = tmp_path / "native"
     pickles = ["--task_pickles", str(tmp_path / "macaw")]
-    main(["convert", str(tmp_path / "macaw"), str(target), *pickles])
+    data_command(["convert", str(tmp_path / "macaw"), str(target), *pickles])
     dataset = TaskDataset.open(target)
     expected = [
         layouts.make_episodes(lengths, layouts.HORIZON, 20, 6, seed=task)
@@ -107,7 +107,7 @@ def test_macaw(tmp_path: Path) -> None:
 def test_macaw_without_a_discount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layouts, "DISCOUNT", 1.0)
     layouts.write_macaw(tmp_path / "macaw")
-    main(["convert", str(tmp_path / "macaw"), str(tmp_path / "native"), "--task_seed", "0"])
+    data_command(["convert", str(tmp_path / "macaw"), str(tmp_path / "native"), "--task_seed", "0"])
     dataset = TaskDataset.open(tmp_path / "native")
     assert dataset.episodes["length"].tolist() == [*layouts.LENGTHS[0], *layouts.LENGTHS[1]]
     assert validate(tmp_path / "native") == []
@@ -123,7 +123,7 @@ def test_macaw_walkers_are_the_same_bodies(tmp_path: Path) -> None:
         values = {name: array.copy() for name, (array, _) in family.scaled_arrays(body).items()}
         file.write_bytes(pickle.dumps([values]))
     command = ["convert", str(tmp_path / "macaw"), str(tmp_path / "native")]
-    main([*command, "--task_pickles", str(tmp_path / "macaw")])
+    data_command([*command, "--task_pickles", str(tmp_path / "macaw")])
     manifest = TaskDataset.open(tmp_path / "native").manifest
     assert manifest.family == "walker_params"
     for body, parameters in zip(bodies, manifest.task_parameters, strict=True):
@@ -134,12 +134,14 @@ def test_macaw_walkers_are_the_same_bodies(tmp_path: Path) -> None:
     values["body_mass"] = values["body_mass"] * 20.0
     files[1].write_bytes(pickle.dumps([values]))
     with pytest.raises(SystemExit, match=r"body_mass: expected \d+ values between .*other"):
-        main([*command[:2], str(tmp_path / "other"), "--task_pickles", str(tmp_path / "macaw")])
+        data_command(
+            [*command[:2], str(tmp_path / "other"), "--task_pickles", str(tmp_path / "macaw")]
+        )
 
 
 def test_macaw_stride_keeps_whole_episodes(tmp_path: Path) -> None:
     layouts.write_macaw(tmp_path / "macaw")
-    main(
+    data_command(
         [
             *("convert", str(tmp_path / "macaw"), str(tmp_path / "native"), "--stride", "2"),
             *("--task_seed", "0"),
@@ -153,7 +155,7 @@ def test_macaw_stride_keeps_whole_episodes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".npz", ".hdf5"])
 def test_plain_files(tmp_path: Path, suffix: str) -> None:
     layouts.write_plain(tmp_path / "files", suffix)
-    main(["convert", str(tmp_path / "files"), str(tmp_path / "native")])
+    data_command(["convert", str(tmp_path / "files"), str(tmp_path / "native")])
     dataset = TaskDataset.open(tmp_path / "native")
     assert_tasks(dataset, [layouts.forward_task(task) for task in range(2)])
     assert dataset.manifest.task_parameters == [[0.0], [1.0]]
@@ -171,7 +173,7 @@ def test_plain_files_with_stages_and_lengths(tmp_path: Path, suffix: str) -> Non
     (tmp_path / "files" / "description.yaml").write_text(
         layouts.DESCRIPTION + "stages: [poor, expert]\n"
     )
-    main(["convert", str(tmp_path / "files"), str(tmp_path / "native")])
+    data_command(["convert", str(tmp_path / "files"), str(tmp_path / "native")])
     dataset = TaskDataset.open(tmp_path / "native")
     assert dataset.episodes["stage"].tolist() == [0, 1, 0, 1, 0, 0, 1, 0]
     assert dataset.manifest.stages == ["poor", "expert"]
@@ -193,7 +195,7 @@ def test_blocks_of_a_few_rows_change_nothing(
     else:
         layouts.write_plain(data, layout)
     options = ["--task_seed", "0"] if layout == "macaw" else []
-    main(["convert", str(data), str(tmp_path / "large"), *options])
+    data_command(["convert", str(data), str(tmp_path / "large"), *options])
     blocks: list[int] = []
     monkeypatch.setattr(files, "BLOCK_BYTES", 300)
     write = DatasetWriter.write_blocks
@@ -204,7 +206,7 @@ def test_blocks_of_a_few_rows_change_nothing(
         write(self, task, iter(listed), advance)
 
     monkeypatch.setattr(DatasetWriter, "write_blocks", counting)
-    main(["convert", str(data), str(tmp_path / "small"), *options])
+    data_command(["convert", str(data), str(tmp_path / "small"), *options])
     large, small = (TaskDataset.open(tmp_path / name) for name in ("large", "small"))
     assert min(blocks) > 1
     assert large.checksum == small.checksum

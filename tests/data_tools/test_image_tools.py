@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from offline_meta_rl.data.dataset import TaskDataset
-from offline_meta_rl.data_tools.command import main
+from offline_meta_rl.data_tools.command import data_command
 from offline_meta_rl.data_tools.plot import overlap
 from offline_meta_rl.data_tools.validate import validate
 from tests.image_data import image_episodes, image_writer, make_image_dataset
@@ -28,7 +28,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_info(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["info", str(path)])
+    data_command(["info", str(path)])
     shown = capsys.readouterr().out
     assert "[3, 5, 4] uint8, 0 to 255" in shown
     assert "100.0%" in shown  # success
@@ -61,13 +61,13 @@ def test_validate_checks_ends_of_episodes(path: Path) -> None:
 def test_split_and_merge_again(path: Path, tmp_path: Path) -> None:
     whole = TaskDataset.open(path)
     some, rest = tmp_path / "some", tmp_path / "rest"
-    main(["split", str(path), str(some), "--rest", str(rest), "--tasks", "1"])
+    data_command(["split", str(path), str(some), "--rest", str(rest), "--tasks", "1"])
     chosen = TaskDataset.open(some)
     mine = whole.episodes["task"] == 1
     assert torch.equal(
         chosen.episodes["final_observation"], whole.episodes["final_observation"][mine]
     )
-    main(["merge", str(rest), str(some), "--into", str(tmp_path / "merged")])
+    data_command(["merge", str(rest), str(some), "--into", str(tmp_path / "merged")])
     merged = TaskDataset.open(tmp_path / "merged")
     assert_same_episodes(merged, whole)
     assert merged.manifest.reference_returns == {"success": [1.0, 1.0]}
@@ -76,7 +76,7 @@ def test_split_and_merge_again(path: Path, tmp_path: Path) -> None:
 
 def test_half_of_the_episodes_keep_their_own_final_images(path: Path, tmp_path: Path) -> None:
     whole = TaskDataset.open(path)
-    main(["split", str(path), str(tmp_path / "half"), "--fraction", "0.5"])
+    data_command(["split", str(path), str(tmp_path / "half"), "--fraction", "0.5"])
     half = TaskDataset.open(tmp_path / "half")
     assert half.manifest.num_episodes == [2, 2]
     first = {
@@ -94,9 +94,9 @@ def test_half_of_the_episodes_keep_their_own_final_images(path: Path, tmp_path: 
 
 def test_minari_and_back(path: Path, tmp_path: Path) -> None:
     pytest.importorskip("minari")
-    main(["convert", str(path), str(tmp_path / "minari"), "--to", "minari"])
-    assert main(["validate", str(tmp_path / "minari")]) is None
-    main(["convert", str(tmp_path / "minari"), str(tmp_path / "back")])
+    data_command(["convert", str(path), str(tmp_path / "minari"), "--to", "minari"])
+    assert data_command(["validate", str(tmp_path / "minari")]) is None
+    data_command(["convert", str(tmp_path / "minari"), str(tmp_path / "back")])
     back, whole = TaskDataset.open(tmp_path / "back"), TaskDataset.open(path)
     assert_same_episodes(back, whole)
     assert back.manifest.observation_space == whole.manifest.observation_space
@@ -114,7 +114,7 @@ def test_plain_folder(path: Path, tmp_path: Path) -> None:
     (folder / "description.yaml").write_text(
         "environment: {id: nowhere/Images-v0}\nhorizon: 6\nfamily: nowhere_images\n"
     )
-    main(["convert", str(folder), str(tmp_path / "native")])
+    data_command(["convert", str(folder), str(tmp_path / "native")])
     native = TaskDataset.open(tmp_path / "native")
     assert_same_episodes(native, TaskDataset.open(path))
     assert native.manifest.observation_space == TaskDataset.open(path).manifest.observation_space
@@ -124,7 +124,7 @@ def test_plot_of_large_images(tmp_path: Path) -> None:
     """Images are averaged first: 3 x 64 x 40 numbers would need minutes."""
     shape = (3, 64, 40)
     path = make_image_dataset(tmp_path / "large", shape=shape)
-    main(["plot", str(path), str(tmp_path / "picture.png")])
+    data_command(["plot", str(path), str(tmp_path / "picture.png")])
     with Image.open(tmp_path / "picture.png") as image:
         assert image.size == (1800, 576)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from offline_meta_rl.data.dataset import TaskDataset
-from offline_meta_rl.data_tools.command import main
+from offline_meta_rl.data_tools.command import data_command
 from tests.data_tools import layouts
 from tests.helpers import make_dataset
 
@@ -112,13 +112,13 @@ def test_killed_conversion_can_be_repeated(
             interrupted += 1
             conversions.run(form, target, moments.random() * duration)
         if not looks_whole(target, form):
-            main(["convert", str(before.path), str(target), "--to", form])
+            data_command(["convert", str(before.path), str(target), "--to", form])
             assert not Path(f"{target}.partial").exists()
         result = target
         if form == "minari":
             assert looks_whole(target, form)
             result = tmp_path / f"back_{number}"
-            main(["convert", str(target), str(result)])
+            data_command(["convert", str(target), str(result)])
         assert TaskDataset.open(result, verify=True).checksum == before.checksum
     assert interrupted >= count // 4
 
@@ -140,8 +140,8 @@ def test_conversion_goes_on_with_what_is_finished(
     monkeypatch.setattr(PlainFolder, "blocks", interrupted)
     command = ["convert", str(tmp_path / "files"), str(tmp_path / "native")]
     with pytest.raises(SystemExit, match="interrupted; the same command goes on"):
-        main(command)
+        data_command(command)
     assert not (tmp_path / "native").exists()
-    main(command)
+    data_command(command)
     assert read == [0, 1, 1]
     TaskDataset.open(tmp_path / "native", verify=True)

@@ -12,7 +12,7 @@ from datamodules.task_buffers import TaskBuffers
 from offline_meta_rl.data import remote
 from offline_meta_rl.data.dataset import TaskDataset
 from offline_meta_rl.data.remote import local_dataset
-from offline_meta_rl.data_tools.command import main
+from offline_meta_rl.data_tools.command import data_command
 from tests.data.test_writer import DiskOf
 from tests.helpers import make_dataset
 
@@ -76,10 +76,10 @@ def test_training_and_tools_take_urls(
     data.prepare_data()
     data.setup("test")
     assert data.dataset.checksum == uploaded.checksum
-    main(["info", URL, "--json"])
+    data_command(["info", URL, "--json"])
     assert json.loads(capsys.readouterr().out)["checksum"] == uploaded.checksum
-    main(["validate", URL])
-    main(["split", URL, str(tmp_path / "part"), "--tasks", "0"])
+    data_command(["validate", URL])
+    data_command(["split", URL, str(tmp_path / "part"), "--tasks", "0"])
     assert TaskDataset.open(tmp_path / "part").manifest.num_tasks == 1
 
 

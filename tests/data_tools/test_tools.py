@@ -14,7 +14,7 @@ from PIL import Image
 
 from offline_meta_rl import main as entry
 from offline_meta_rl.data.dataset import TaskDataset
-from offline_meta_rl.data_tools.command import main
+from offline_meta_rl.data_tools.command import data_command
 from offline_meta_rl.data_tools.plot import overlap
 from offline_meta_rl.data_tools.validate import validate
 from tests.data_tools.damage import refused
@@ -37,7 +37,7 @@ def episodes_of(dataset: TaskDataset) -> list[tuple[Any, ...]]:
 
 def test_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dataset = TaskDataset.open(make_dataset(tmp_path / "dataset"))
-    main(["info", str(dataset.path), "--json"])
+    data_command(["info", str(dataset.path), "--json"])
     info = json.loads(capsys.readouterr().out)
     rows = slice(*dataset.task_rows(2))
     starts = dataset.episodes["start"][dataset.episodes["task"] == 2]
@@ -50,14 +50,14 @@ def test_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert task["references"] == {"random": -10.0, "best_behaviour": 10.0}
     assert info["checksum"] == dataset.checksum
     assert sum(stage["transitions"] for stage in info["stages"].values()) == len(dataset)
-    main(["info", str(dataset.path)])
+    data_command(["info", str(dataset.path)])
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("point_robot", "expert", dataset.checksum, "best behav"))
 
 
 def test_plot(tmp_path: Path) -> None:
     make_dataset(tmp_path / "dataset")
-    main(["plot", str(tmp_path / "dataset"), str(tmp_path / "picture.png")])
+    data_command(["plot", str(tmp_path / "dataset"), str(tmp_path / "picture.png")])
     with Image.open(tmp_path / "picture.png") as image:
         assert image.size == (1800, 576)
         assert len(set(image.convert("L").resize((60, 20)).tobytes())) > 20
@@ -89,11 +89,11 @@ def test_overlap_tells_tasks_apart(tmp_path: Path) -> None:
 def test_split_by_fraction_and_merge_again(tmp_path: Path) -> None:
     whole = TaskDataset.open(make_dataset(tmp_path / "whole", episodes_per_stage=4))
     some, rest = tmp_path / "some", tmp_path / "rest"
-    main(["split", str(whole.path), str(some), "--rest", str(rest), "--fraction", "0.25"])
+    data_command(["split", str(whole.path), str(some), "--rest", str(rest), "--fraction", "0.25"])
     parts = [TaskDataset.open(path) for path in (some, rest)]
     assert [part.manifest.num_episodes for part in parts] == [[4] * 3, [12] * 3]
     assert parts[0].manifest.splits == whole.manifest.splits
-    main(["merge", str(some), str(rest), "--into", str(tmp_path / "merged")])
+    data_command(["merge", str(some), str(rest), "--into", str(tmp_path / "merged")])
     merged = TaskDataset.open(tmp_path / "merged")
     assert sorted(episodes_of(merged)) == sorted(episodes_of(whole))
     assert merged.manifest.reference_returns == whole.manifest.reference_returns
@@ -104,7 +104,7 @@ def test_split_by_fraction_and_merge_again(tmp_path: Path) -> None:
 def test_split_by_tasks_and_merge_again(tmp_path: Path) -> None:
     whole = TaskDataset.open(make_dataset(tmp_path / "whole", num_tasks=4))
     some, rest = tmp_path / "some", tmp_path / "rest"
-    main(["split", str(whole.path), str(some), "--rest", str(rest), "--tasks", "1,3"])
+    data_command(["split", str(whole.path), str(some), "--rest", str(rest), "--tasks", "1,3"])
     chosen = TaskDataset.open(some)
     assert chosen.manifest.task_parameters == [[0.5, 1.0], [1.5, 1.0]]
     assert chosen.split("default") == ([1], [0])
@@ -112,7 +112,7 @@ def test_split_by_tasks_and_merge_again(tmp_path: Path) -> None:
     first, stop = whole.task_rows(3)
     rows = slice(*chosen.task_rows(1))
     assert (chosen.transitions[rows] == whole.transitions[first:stop]).all()
-    main(["merge", str(some), str(rest), "--into", str(tmp_path / "merged")])
+    data_command(["merge", str(some), str(rest), "--into", str(tmp_path / "merged")])
     merged = TaskDataset.open(tmp_path / "merged")
     assert sorted(episodes_of(merged)) == sorted(episodes_of(whole))
     assert merged.split("default") == ([1, 2, 3], [0])
@@ -120,7 +120,7 @@ def test_split_by_tasks_and_merge_again(tmp_path: Path) -> None:
 
 def test_split_by_stages(tmp_path: Path) -> None:
     whole = TaskDataset.open(make_dataset(tmp_path / "whole"))
-    main(["split", str(whole.path), str(tmp_path / "part"), "--stages", "expert,poor"])
+    data_command(["split", str(whole.path), str(tmp_path / "part"), "--stages", "expert,poor"])
     part = TaskDataset.open(tmp_path / "part")
     assert part.manifest.stages == ["poor", "expert"]
     assert part.manifest.reference_returns["stages"] == {"poor": [0.0] * 3, "expert": [15.0] * 3}
@@ -188,7 +188,7 @@ def test_help_is_fast_and_lightnings_own_mentions_it(capsys: pytest.CaptureFixtu
 
 def test_values_survive_the_tools(tmp_path: Path) -> None:
     whole = TaskDataset.open(make_dataset(tmp_path / "whole"))
-    main(["convert", str(whole.path), str(tmp_path / "copy")])
+    data_command(["convert", str(whole.path), str(tmp_path / "copy")])
     copy = TaskDataset.open(tmp_path / "copy")
     assert copy.checksum == whole.checksum
     for key in ("observation", "action", "terminated"):

@@ -10,7 +10,7 @@ import pytest
 
 from offline_meta_rl.data.arrays import checksum
 from offline_meta_rl.data.dataset import TaskDataset
-from offline_meta_rl.data_tools.command import main
+from offline_meta_rl.data_tools.command import data_command
 from offline_meta_rl.data_tools.episode_checks import task_findings
 from offline_meta_rl.data_tools.validate import Finding, validate
 from tests.data_tools import layouts
@@ -54,7 +54,7 @@ def put(index: Any, value: Any) -> Callable[[Any], None]:
 
 
 def test_good_dataset(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["validate", str(dataset)])
+    data_command(["validate", str(dataset)])
     assert "nothing is wrong" in capsys.readouterr().out
 
 
@@ -110,7 +110,7 @@ def test_findings(dataset: Path, case: str) -> None:
     found = next(f for f in findings if f.message.find(expected.message) >= 0)
     assert found[:3] == expected[:3]
     with pytest.raises(SystemExit) as exit_info:
-        main(["validate", str(dataset)])
+        data_command(["validate", str(dataset)])
     assert exit_info.value.code == 1
 
 
@@ -134,7 +134,7 @@ def test_all_findings_are_listed(dataset: Path, capsys: pytest.CaptureFixture[st
     change(dataset, "transitions/truncated", put(339, False))
     change(dataset, "transitions/reward", put(165, np.inf))
     with pytest.raises(SystemExit):
-        main(["validate", str(dataset), "--json"])
+        data_command(["validate", str(dataset), "--json"])
     findings = json.loads(capsys.readouterr().out)
     places = {(f["task"], f["array"], f["row"]) for f in findings}
     assert places == {
@@ -195,13 +195,13 @@ def test_data_of_others_is_read_as_a_conversion_would(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layouts.write_plain(tmp_path / "files")
-    main(["validate", str(tmp_path / "files")])
+    data_command(["validate", str(tmp_path / "files")])
     assert "nothing is wrong" in capsys.readouterr().out
     columns = layouts.forward_task(1)
     columns["next_observation"][3] += 1
     layouts.write_plain_task(tmp_path / "files" / "task_1.npz", columns)
     with pytest.raises(SystemExit):
-        main(["validate", str(tmp_path / "files"), "--json"])
+        data_command(["validate", str(tmp_path / "files"), "--json"])
     (finding,) = json.loads(capsys.readouterr().out)
     assert finding["task"] == 1
     assert finding["message"].startswith("Task 1: row 3: next_observation: expected")

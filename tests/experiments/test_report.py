@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from offline_meta_rl.common import statistics
 from offline_meta_rl.experiments import figures, report
-from offline_meta_rl.experiments.command import main
+from offline_meta_rl.experiments.command import experiment_command
 from offline_meta_rl.experiments.curves import fine_tuning_curve, training_curve
 from offline_meta_rl.experiments.gather import Gathered, gather
 from offline_meta_rl.experiments.page import Heading, Picture, Table, Text, write_page
@@ -365,10 +365,10 @@ def test_command(
 ) -> None:
     path = str(experiment.folder / "experiment.yaml")
     options = ["--scale", "tiny", "--root", str(tmp_path / "runs"), "--families", "robot"]
-    main(["report", path, *options])
+    experiment_command(["report", path, *options])
     page = tmp_path / "runs" / "small" / "tiny" / "report" / "report.html"
     assert capsys.readouterr().out.strip() == str(page)
     assert page.is_file()
     remove(runs[0])
     with pytest.raises(SystemExit, match="robot/ours/seed_0: missing"):
-        main(["report", path, *options])
+        experiment_command(["report", path, *options])

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from offline_meta_rl import cli
-from offline_meta_rl.experiments.command import main
+from offline_meta_rl.experiments.command import experiment_command
 from offline_meta_rl.experiments.plan import Run, plan
 from offline_meta_rl.experiments.reading import load_experiment
 from offline_meta_rl.experiments.runner import Runner, Worker
@@ -271,15 +271,15 @@ def test_status_and_index(
     launched = Launched(runs, {"robot/theirs/seed_0": [1]})
     monkeypatch.setattr(Runner, "_process", lambda self, *given: launched(*given))
     selection = [path, "--scale", "tiny", "--root", root, "--seeds", "0"]
-    main(["run", *selection, "--index", "2"])
+    experiment_command(["run", *selection, "--index", "2"])
     assert [name for name, *_ in launched.calls] == ["ant/ours/seed_0"]
     assert "1 runs of 4 outer steps, 1 to do" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="--workers: expected at least 1, found 0"):
-        main(["run", *selection, "--workers", "0"])
+        experiment_command(["run", *selection, "--workers", "0"])
     with pytest.raises(SystemExit, match="1"):
-        main(["run", *selection, "--workers", "1"])
+        experiment_command(["run", *selection, "--workers", "1"])
     capsys.readouterr()
-    main(["status", *selection])
+    experiment_command(["status", *selection])
     printed = capsys.readouterr().out
     assert "   1  failed       robot/theirs/seed_0" in printed
     assert "ValueError: the data is bad" in printed
@@ -341,7 +341,7 @@ def test_a_killed_experiment_ends_with_the_same_weights(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Runner, "_process", in_this_process)
-        main(command[1:])
+        experiment_command(command[1:])
     found = tiny.state(tiny.last(folder))
     assert found["global_step"] == steps
     whole = tmp_path / "whole"

@@ -90,7 +90,7 @@ def test_smoke(
     ) -> int:
         if arguments[0] == "finetune":
             shorter = [f"--finetune.{name}={value}" for name, value in FINE_TUNING.items()]
-            finetune.run([*arguments[1:], *shorter])
+            finetune.run_finetune([*arguments[1:], *shorter])
             return 0
         overlay = next(path for f, path in overlays.items() if any(f in a for a in arguments))
         configs = 1 + 2 * arguments.count("--config")  # the overlay goes after them

@@ -12,7 +12,7 @@ import yaml
 
 from offline_meta_rl.common.configs import with_includes
 from offline_meta_rl.experiments import reading, runner
-from offline_meta_rl.experiments.command import COMMANDS, main
+from offline_meta_rl.experiments.command import COMMANDS, experiment_command
 from offline_meta_rl.experiments.plan import estimate_hours, plan
 from offline_meta_rl.experiments.reading import experiment_names, load_experiment
 from offline_meta_rl.experiments.specification import Layer
@@ -311,16 +311,18 @@ def test_commands_print_plans_and_sweeps(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runner, "available_cores", lambda: [4, 5])
     monkeypatch.setattr(runner, "visible_gpus", list)
-    main(["list"])
+    experiment_command(["list"])
     assert "figure5_sparsity: Figure 5, right" in capsys.readouterr().out
-    main(["plan", "figure3", "--arms", "macaw", "--families", "walker", "--seeds", "4", "5"])
+    experiment_command(
+        ["plan", "figure3", "--arms", "macaw", "--families", "walker", "--seeds", "4", "5"]
+    )
     printed = capsys.readouterr().out
     assert "2 runs of 5000 outer steps, 2 to do, 2 at a time" in printed
     assert "about 0.1 hours" in printed
     assert "1: walker/macaw/seed_5" in printed
     assert f"fit --config {CONFIGS / 'macaw_walker.yaml'}" in printed
     selection = ["--arms", "macaw", "--families", "walker", "--seeds", "4", "5"]
-    main(["sweep", "figure3", *selection, "--output", "sweep.yaml"])
+    experiment_command(["sweep", "figure3", *selection, "--output", "sweep.yaml"])
     sweep = yaml.safe_load(Path("sweep.yaml").read_text())
     assert sweep["parameters"] == {"index": {"values": [0, 1]}}
     given = [part.replace("${args}", "--index=1") for part in sweep["command"][2:]]
@@ -337,12 +339,12 @@ def specification_of(arguments: list[str]) -> Any:
 def test_bad_options_are_one_message(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match="error: Unknown experiment 'figure9'"):
-        main(["run", "figure9"])
+        experiment_command(["run", "figure9"])
     one = ["--arms", "macaw", "--families", "ant", "--seeds", "0"]
     with pytest.raises(SystemExit, match="--index: expected 0 to 0, found 3"):
-        main(["run", "figure3", *one, "--index", "3"])
+        experiment_command(["run", "figure3", *one, "--index", "3"])
     with pytest.raises(SystemExit, match="--set: expected KEY=VALUE, found 'x'"):
-        main(["plan", "figure3", "--arms", "macaw", "--set", "x"])
+        experiment_command(["plan", "figure3", "--arms", "macaw", "--set", "x"])
 
 
 def test_no_experiments_here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

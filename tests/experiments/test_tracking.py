@@ -13,7 +13,7 @@ from wandb.proto import wandb_internal_pb2
 
 from offline_meta_rl import cli
 from offline_meta_rl.experiments import trackers as workspace
-from offline_meta_rl.experiments.command import main
+from offline_meta_rl.experiments.command import experiment_command
 from offline_meta_rl.experiments.plan import plan
 from offline_meta_rl.experiments.reading import experiment_names, load_experiment
 from offline_meta_rl.experiments.trackers import workspaces
@@ -159,7 +159,7 @@ def test_uploading_asks_nobody(
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     command = ["workspace", path, "--scale", "tiny", "--entity", "someone"]
     with pytest.raises(SystemExit, match=r"needs a login, found none\. Run `wandb login`"):
-        main(command)
+        experiment_command(command)
     saved = []
 
     def save(self: Any) -> Any:
@@ -169,7 +169,7 @@ def test_uploading_asks_nobody(
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setattr(wandb_workspaces.workspaces.Workspace, "save", save)
     monkeypatch.setattr(wandb_workspaces.workspaces.Workspace, "url", "https://somewhere")
-    main(command)
+    experiment_command(command)
     assert saved == ["small, robot, tiny", "small, ant, tiny"]
     assert capsys.readouterr().out.split() == ["https://somewhere"] * 2
 

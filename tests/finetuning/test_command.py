@@ -268,7 +268,7 @@ def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(checkpoint: Path, root: Path, *arguments: str) -> None:
     (root / "finetune.yaml").write_text(yaml.safe_dump({"finetune": SMALL}))
-    finetune.run(
+    finetune.run_finetune(
         [
             *("--config", str(root / "finetune.yaml"), "--ckpt_path", str(checkpoint)),
             *(f"--trainer.default_root_dir={root}", *arguments),
@@ -316,7 +316,7 @@ def test_the_shared_defaults_hold_where_nothing_else_is_said(
     config = yaml.safe_load(content.pop("config"))
     torch.save(content, tmp_path / "old.ckpt")
     with pytest.raises(ValueError, match=r"old.ckpt holds no config; expected a checkpoint writ"):
-        finetune.run(["--ckpt_path", str(tmp_path / "old.ckpt")])
+        finetune.run_finetune(["--ckpt_path", str(tmp_path / "old.ckpt")])
     monkeypatch.setenv("WANDB_SILENT", "true")
     path = config["data"]["init_args"]["path"]
     data = ["--data=TaskBuffers", "--data.env=point_robot", f"--data.path={path}"]
@@ -351,7 +351,7 @@ def test_mistakes_are_one_message(
     given = [each.format(folder=tmp_path) for each in arguments]
     config = f"--config={tmp_path}/finetune.yaml"
     with pytest.raises(SystemExit) as caught:
-        finetune.main([f"--ckpt_path={trained}", config, *given])
+        finetune.finetune_command([f"--ckpt_path={trained}", config, *given])
     code = caught.value.code
     said = capsys.readouterr().err + (code if isinstance(code, str) else "")
     assert message in said
@@ -360,7 +360,7 @@ def test_mistakes_are_one_message(
 
 def test_help_lists_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
-        finetune.main(["--help"])
+        finetune.finetune_command(["--help"])
     out = " ".join(capsys.readouterr().out.split())
     assert out.startswith("usage: lightning finetune")
     settings = [field.name for field in dataclasses.fields(FineTuningSettings)]
@@ -396,4 +396,4 @@ def test_the_command_refuses_other_data_and_no_checkpoint(
     tiny.write(tiny.config("Macaw", dataset), tmp_path / "fit")
     config.write_text((tmp_path / "fit" / "given.yaml").read_text())
     with pytest.raises(ValueError, match="starts from a meta-trained checkpoint: expected --ckpt_"):
-        finetune.run(["--config", str(config)])
+        finetune.run_finetune(["--config", str(config)])

@@ -15,8 +15,8 @@ from offline_meta_rl.losses.cql import (
     CQLSettings,
     conservative_penalty,
     cql_losses,
-    draw_noise,
-    twin_values,
+    draw_cql_noise,
+    values_of_actions,
 )
 from offline_meta_rl.networks.stacked import StackedMLP
 from tests.references.cql import ReferenceCQL, q, unstack
@@ -61,7 +61,7 @@ def make_batch() -> dict[str, Tensor]:
 
 
 def noise_for(settings: CQLSettings) -> CQLNoise:
-    return draw_noise((ROWS, ACTIONS), settings.conservatism, dtype=torch.float64)
+    return draw_cql_noise((ROWS, ACTIONS), settings.conservatism, dtype=torch.float64)
 
 
 def losses(
@@ -109,9 +109,9 @@ def test_weight_zero_samples_and_computes_nothing_conservative(
 
     def counted(critics: object, observation: Tensor, actions: Tensor) -> Tensor:
         seen.append(actions.shape[1])
-        return twin_values(critics, observation, actions)  # type: ignore[arg-type]
+        return values_of_actions(critics, observation, actions)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("offline_meta_rl.losses.cql.twin_values", counted)
+    monkeypatch.setattr("offline_meta_rl.losses.cql.values_of_actions", counted)
     found = losses(Networks(), make_batch(), noise, settings)
     assert "penalty" not in found
     assert seen == [1, 1, 1]  # target, data, actor: one action each
@@ -144,7 +144,7 @@ def test_importance_weights_spare_the_actions_of_a_narrow_actor() -> None:
 def test_the_first_layer_is_shared_by_all_actions() -> None:
     networks = Networks()
     observation, actions = torch.randn(ROWS, SIZE).double(), torch.randn(ROWS, 4, ACTIONS).double()
-    found = twin_values(networks.critics.layers(), observation, actions)
+    found = values_of_actions(networks.critics.layers(), observation, actions)
     inputs = torch.cat([observation[:, None].expand(-1, 4, -1), actions], dim=-1)
     for index in range(2):
         expected = unstack(networks.critics, index)(inputs)[..., 0]
@@ -153,9 +153,9 @@ def test_the_first_layer_is_shared_by_all_actions() -> None:
 
 def test_noise_is_drawn_from_the_global_state_in_order() -> None:
     torch.manual_seed(3)
-    whole = draw_noise((6, ACTIONS), LOGSUMEXP)
+    whole = draw_cql_noise((6, ACTIONS), LOGSUMEXP)
     torch.manual_seed(3)
-    again = draw_noise((6, ACTIONS), LOGSUMEXP)
+    again = draw_cql_noise((6, ACTIONS), LOGSUMEXP)
     pytree.tree_map(torch.testing.assert_close, tuple(whole), tuple(again))
     assert whole.uniform.shape == (6, 3, ACTIONS)
     assert whole.uniform.abs().max() <= 1

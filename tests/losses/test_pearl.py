@@ -14,7 +14,7 @@ from offline_meta_rl.networks.context_encoder import (
     Gaussians,
     context_rows,
     divergence_from_prior,
-    draw,
+    draw_latent,
     factors,
     posterior,
     product,
@@ -228,7 +228,9 @@ def test_divergence_and_draw_are_those_of_the_distributions() -> None:
     expected = kl_divergence(q, Normal(torch.zeros_like(mean), torch.ones_like(mean))).sum(dim=-1)
     torch.testing.assert_close(divergence_from_prior(gaussians), expected)
     noise = torch.randn(TASKS, LATENT).double()
-    torch.testing.assert_close(q.log_prob(draw(gaussians, noise)), _log_normal(noise, variance))
+    torch.testing.assert_close(
+        q.log_prob(draw_latent(gaussians, noise)), _log_normal(noise, variance)
+    )
     prior = Gaussians(torch.zeros(1, LATENT), torch.ones(1, LATENT))
     assert divergence_from_prior(prior).item() == 0.0
 

@@ -16,7 +16,7 @@ from offline_meta_rl import cli
 from offline_meta_rl.common.settings import arguments_of
 from offline_meta_rl.data.context import context_from_episodes
 from offline_meta_rl.envs.base import Array
-from offline_meta_rl.losses.pearl import actor_gaussian
+from offline_meta_rl.losses.pearl import conditioned_actor
 from offline_meta_rl.methods.pearl import FIELDS, Pearl
 from tests.helpers import build
 from tests.methods import tiny
@@ -97,7 +97,7 @@ def test_adapted_policy_is_the_actor_given_the_posterior_mean() -> None:
     module, context = make(), contexts()
     observation = torch.randn(4, 6, 3)
     latent = module.infer(context).mean
-    expected = torch.tanh(actor_gaussian(module.actor.layers(), observation, latent)[0])
+    expected = torch.tanh(conditioned_actor(module.actor.layers(), observation, latent)[0])
     for num_steps in (1, 5):
         found = module.adapt_tasks(context, num_steps)(observation)
         torch.testing.assert_close(found, expected)
@@ -108,7 +108,7 @@ def test_adapted_policy_is_the_actor_given_the_posterior_mean() -> None:
 def test_before_adaptation_it_has_the_prior_s_mean() -> None:
     module, observation = make(), torch.randn(4, 6, 3)
     prior = torch.zeros(4, SMALL["latent_size"])
-    expected = torch.tanh(actor_gaussian(module.actor.layers(), observation, prior)[0])
+    expected = torch.tanh(conditioned_actor(module.actor.layers(), observation, prior)[0])
     torch.testing.assert_close(module.adapt_tasks(contexts(), 0)(observation), expected)
 
 

@@ -11,7 +11,7 @@ from scipy import stats
 from offline_meta_rl.common.statistics import share_interval
 from offline_meta_rl.evaluation.exploration import share_of
 from offline_meta_rl.evaluation.probe import PLACES
-from offline_meta_rl.reports.command import main
+from offline_meta_rl.reports.command import report_command
 from offline_meta_rl.reports.exploration import Result, mean_points, mean_share, table
 
 
@@ -75,12 +75,12 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "other.json").write_text(json.dumps(result(0.5, 0.5, nearest=0.0)))
     pictures = [f"--picture={tmp_path}/a.png", f"--diagnosis={tmp_path}/b.png"]
     arms = [f"--arm=Ours={tmp_path}/0.json,{tmp_path}/1.json", f"--arm=Else={tmp_path}/other.json"]
-    main(["exploration", *arms, *pictures])
+    report_command(["exploration", *arms, *pictures])
     assert "| Ours | 2 |" in capsys.readouterr().out
     for name in ("a", "b"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(SystemExit, match="--arm: expected NAME=FILE,FILE,"):
-        main(["exploration", "--arm", "nothing"])
+        report_command(["exploration", "--arm", "nothing"])
 
 
 def test_probes_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,7 +89,7 @@ def test_probes_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         probe = dict.fromkeys(places, accuracy) | {f"{p}_achievable": 0.75 for p in places}
         (tmp_path / f"{number}.json").write_text(json.dumps({"probe": probe}))
     arms = [f"--arm=with={tmp_path}/0.json,{tmp_path}/1.json", f"--arm=without={tmp_path}/2.json"]
-    main(["probe", *arms])
+    report_command(["probe", *arms])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| episode | place | with | without | achievable |"
     assert len(lines) == 2 + 6

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from offline_meta_rl.reports.command import main
+from offline_meta_rl.reports.command import report_command
 from offline_meta_rl.reports.tables import print_tables
 
 
@@ -37,7 +37,7 @@ def result_file(tmp_path: Path) -> Path:
 
 def test_tables_and_picture(result_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     picture = result_file.with_name("curves.png")
-    main(["tables", str(result_file), "--picture", str(picture)])
+    report_command(["tables", str(result_file), "--picture", str(picture)])
     printed = capsys.readouterr().out
     assert "| ant | 5 | 1.0 | 9.0 | 0.10 | 0.90 | 10.0 | 10.0 | 20.0 | 2 |" in printed
     assert "| ant | 9.0 | 2.0 | 0.90 | 0.20 |" in printed

@@ -23,7 +23,7 @@ from offline_meta_rl.envs.base import (
     StepResult,
     generator_from,
 )
-from offline_meta_rl.envs.drawers.image import FRONT, draw
+from offline_meta_rl.envs.drawers.image import FRONT, draw_scene
 from offline_meta_rl.envs.scripted import ScriptedFamily
 
 STEP = 0.2
@@ -183,7 +183,7 @@ class DrawersLiteEngine:
 
     def images(self, size: int = IMAGE_SIZE) -> NDArray[np.uint8]:
         """Return images [N, 3, size, size]; agents see them with ``IMAGE_SIZE`` pixels a side."""
-        return draw(self.hand, self.drawers, self.opening, size)
+        return draw_scene(self.hand, self.drawers, self.opening, size)
 
     def reset(self, mask: Bools | None = None) -> NDArray[np.uint8]:
         """Close the drawers of ``mask`` (all if None), put the hands at their start.

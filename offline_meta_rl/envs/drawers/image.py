@@ -25,7 +25,7 @@ HAND = (80, 130, 255)
 Span = tuple[Array, Array]
 
 
-def draw(hand: Array, drawers: Array, opening: Array, size: int) -> NDArray[np.uint8]:
+def draw_scene(hand: Array, drawers: Array, opening: Array, size: int) -> NDArray[np.uint8]:
     """Draw the scene from above, the cabinet at the top.
 
     Args:

@@ -21,7 +21,7 @@ from offline_meta_rl.envs.sawyer.env import TwoDrawerSawyerEnv
 from offline_meta_rl.envs.sawyer.family import OPEN, TwoDrawerSawyer, TwoDrawerSawyerEngine
 from offline_meta_rl.envs.sawyer.scene import DRAWER_X
 from offline_meta_rl.envs.sawyer.simulator import START, START_NOISE, agent_camera
-from offline_meta_rl.reports.command import main as report
+from offline_meta_rl.reports.command import report_command as report
 
 pytestmark = [
     pytest.mark.mujoco,
