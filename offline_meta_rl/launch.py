@@ -19,7 +19,7 @@ import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
 from offline_meta_rl.common.checkpoints import Checkpoint
-from offline_meta_rl.common.wandb_login import logged_in
+from offline_meta_rl.common.extras import logged_in
 from offline_meta_rl.renamed import check_names, options, rename
 
 PACKAGES = ("offline_meta_rl.methods", "datamodules", "callbacks")

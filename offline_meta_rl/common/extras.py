@@ -1,7 +1,10 @@
-"""Optional packages, imported when a tool needs them."""
+"""What is optional: packages of the extras, and a login for Weights & Biases."""
 
 import importlib
+import os
+from netrc import NetrcParseError, netrc
 from types import ModuleType
+from urllib.parse import urlparse
 
 
 def require(module: str, extra: str = "convert") -> ModuleType:
@@ -21,3 +24,14 @@ def require(module: str, extra: str = "convert") -> ModuleType:
             f"This needs {module.partition('.')[0]} ({error}). Install it with "
             f'`pip install "offline_meta_rl[{extra}]"`.'
         ) from error
+
+
+def logged_in() -> bool:
+    """Whether there is an API key, in the environment or in the user's netrc file."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    try:
+        return netrc(os.environ.get("NETRC")).authenticators(host) is not None
+    except (OSError, NetrcParseError):
+        return False

@@ -10,8 +10,7 @@ from typing import Protocol
 
 import yaml
 
-from offline_meta_rl.common.extras import require
-from offline_meta_rl.common.wandb_login import logged_in
+from offline_meta_rl.common.extras import logged_in, require
 from offline_meta_rl.experiments.specification import Experiment, choose
 
 STEPS = "trainer/global_step"
