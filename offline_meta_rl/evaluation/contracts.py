@@ -41,6 +41,7 @@ AdaptTasks = Callable[[TensorDict, int], Policy]
 """Adapts to the contexts of T tasks, [T, B], with a number of inner steps; 0 leaves the policy."""
 
 
+@runtime_checkable
 class HasHparams(Protocol):
     """A method or datamodule whose settings are kept beside results."""
 

@@ -14,8 +14,11 @@ import lightning
 import numpy as np
 import torch
 from lightning.fabric.utilities.data import AttributeDict
+from lightning.pytorch.loops import _EvaluationLoop, _PredictionLoop
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from tensordict import TensorDict
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils import _pytree as pytree
 
 from offline_meta_rl.common.checkpoints import (
@@ -27,7 +30,9 @@ from offline_meta_rl.common.checkpoints import (
 )
 from offline_meta_rl.common.compiling import CompiledOrEager
 from offline_meta_rl.common.settings import to_plain
+from offline_meta_rl.common.trainer import attributes_of
 from offline_meta_rl.data.context import check_context
+from offline_meta_rl.data.contracts import TaskData
 from offline_meta_rl.finetuning.learner import OnlineLearner, cannot_be_fine_tuned
 from offline_meta_rl.methods.checks import (
     check_fields,
@@ -35,6 +40,7 @@ from offline_meta_rl.methods.checks import (
     check_shared_settings,
     check_sizes,
     dataset_identity,
+    settings_of,
 )
 from offline_meta_rl.networks.policy import BatchedPolicy
 
@@ -170,23 +176,24 @@ class MetaModule(lightning.LightningModule):
         Raises:
             ValueError: with what was expected, what was found and the fix.
         """
-        trainer: Any = self.trainer
-        loops = {
+        trainer = self.trainer
+        loops: dict[str, _EvaluationLoop | _PredictionLoop] = {
             "validate": trainer.validate_loop,
             "test": trainer.test_loop,
             "predict": trainer.predict_loop,
         }  # validation inside fit never runs in inference mode, whatever the trainer's setting
-        if stage in loops and loops[stage].inference_mode:
+        loop = loops.get(stage)
+        if loop is not None and loop.inference_mode:
             raise ValueError(
                 "Adaptation needs gradients while validating and testing: expected the trainer's "
                 "inference_mode to be false, found true. Pass --trainer.inference_mode=false."
             )
-        self._log_every = max(1, trainer.log_every_n_steps)
-        datamodule = getattr(trainer, "datamodule", None)
+        self._log_every = max(1, attributes_of(trainer).log_every_n_steps)
+        datamodule = attributes_of(trainer).datamodule
         check_sizes(self.hparams, datamodule)
         check_fields(self.batch_fields, datamodule)
         if trainer.loggers:
-            check_shared_settings(self.hparams, getattr(datamodule, "hparams", {}))
+            check_shared_settings(self.hparams, settings_of(datamodule))
 
     def compiled(
         self, function: Callable[..., Any], enabled: bool, mode: str = "default"
@@ -207,13 +214,13 @@ class MetaModule(lightning.LightningModule):
         Args:
             weight: of this process's tasks, [T], 1 / tasks of the global batch each.
         """
-        trainer: Any = self.trainer
+        trainer = self.trainer
         alone = trainer.world_size == 1 or not len(weight)
         num_tasks = len(weight) if alone else round(1.0 / float(weight[0]))
         return num_tasks, slice(trainer.global_rank, None, trainer.world_size)
 
     def apply_gradients(
-        self, parameters: Any, gradients: Any, metrics: dict[str, Tensor]
+        self, parameters: object, gradients: object, metrics: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         """Sum gradients and metrics over processes, clip, step the optimizer and its schedules.
 
@@ -242,11 +249,13 @@ class MetaModule(lightning.LightningModule):
             parameter.grad = gradient.contiguous()
         if self.clip_gradient_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters(), self.clip_gradient_norm)
-        optimizer: Any = self.optimizers()
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)  # a method has one, with parameter groups
         optimizer.step()
         optimizer.zero_grad()
-        schedulers: Any = self.lr_schedulers() or []
+        schedulers = self.lr_schedulers() or []
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+            assert isinstance(scheduler, LRScheduler)  # as ``with_linear_decay`` makes them
             scheduler.step()
         return metrics
 
@@ -264,13 +273,23 @@ class MetaModule(lightning.LightningModule):
         seed = int(sequence.generate_state(1, np.uint64)[0])
         return torch.Generator(self.device).manual_seed(seed)
 
+    @property
+    def attached_trainer(self) -> lightning.Trainer | None:
+        """The trainer; None where the module is used without one, as when it adapts."""
+        try:
+            return self.trainer
+        except RuntimeError:  # Lightning's property raises where there is none
+            return None
+
     def planned_steps(self) -> int | None:
         """Return the trainer's ``max_steps``; None without a trainer or a limit."""
-        trainer: Any = getattr(self, "_trainer", None)
-        steps = -1 if trainer is None else int(trainer.max_steps)
+        trainer = self.attached_trainer
+        steps = -1 if trainer is None else trainer.max_steps
         return steps if steps > 0 else None
 
-    def with_linear_decay(self, optimizer: torch.optim.Optimizer, final: float) -> Any:
+    def with_linear_decay(
+        self, optimizer: torch.optim.Optimizer, final: float
+    ) -> OptimizerLRScheduler:
         """Return what ``configure_optimizers`` should, so that learning rates fall linearly.
 
         Args:
@@ -312,9 +331,10 @@ class MetaModule(lightning.LightningModule):
             checkpoint[key] = to_plain(checkpoint[key])
         checkpoint[METHOD] = f"{type(self).__module__}.{type(self).__qualname__}"
         checkpoint[RANDOM_STATE] = _random_state()
-        dataset = getattr(getattr(self._trainer, "datamodule", None), "dataset", None)
-        if dataset is not None:
-            checkpoint[DATASET] = dataset_identity(dataset)
+        trainer = self.attached_trainer
+        datamodule = attributes_of(trainer).datamodule if trainer else None
+        if isinstance(datamodule, TaskData):
+            checkpoint[DATASET] = dataset_identity(datamodule.dataset)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check method and data; keep the random state for ``on_train_start``.
@@ -331,9 +351,9 @@ class MetaModule(lightning.LightningModule):
                 f"Expected a checkpoint of {own}, found one of {found}. Pass a config of that "
                 "method, or another --ckpt_path."
             )
-        trainer: Any = self._trainer
+        trainer = self.attached_trainer
         if trainer is not None and trainer.state.fn == "fit":
-            check_same_data(saved.dataset, getattr(trainer, "datamodule", None))
+            check_same_data(saved.dataset, attributes_of(trainer).datamodule)
         self._random_state = saved.random_state
 
 

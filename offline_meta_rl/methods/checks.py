@@ -1,18 +1,25 @@
 """Checks of a method against the datamodule that it trains on; before the first step."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import asdict
 
-from offline_meta_rl.data.contracts import DataSizes, HasSizes
+from offline_meta_rl.data.contracts import DataSizes, HasSizes, TaskData
+from offline_meta_rl.data.dataset import TaskDataset
+from offline_meta_rl.evaluation.contracts import HasHparams
 
 
-def check_discount(datamodule: Any, discount: float) -> None:
+def settings_of(datamodule: object) -> Mapping[str, object]:
+    """Return the arguments that a datamodule was made with; none if it does not keep them."""
+    return datamodule.hparams if isinstance(datamodule, HasHparams) else {}
+
+
+def check_discount(datamodule: object, discount: float) -> None:
     """Check that a method bootstraps with the discount that the data's returns have.
 
     Raises:
         ValueError: the datamodule has another discount.
     """
-    found = getattr(datamodule, "hparams", {}).get("discount", discount)
+    found = settings_of(datamodule).get("discount", discount)
     if found != discount:
         raise ValueError(
             f"The module was built for discount {discount}, the data has {found}. "
@@ -32,9 +39,9 @@ def check_sizes(sizes: Mapping[str, object], datamodule: object) -> None:
     """
     if not isinstance(datamodule, HasSizes):
         return
-    data = datamodule.sizes()
+    stated = asdict(datamodule.sizes())
     for name in DataSizes.names():
-        own, found = sizes.get(name), getattr(data, name)
+        own, found = sizes.get(name), stated[name]
         own = tuple(own) if isinstance(own, list) else own
         if own is not None and found is not None and own != found:
             raise ValueError(
@@ -43,13 +50,14 @@ def check_sizes(sizes: Mapping[str, object], datamodule: object) -> None:
             )
 
 
-def check_fields(wanted: Sequence[str], datamodule: Any) -> None:
+def check_fields(wanted: Sequence[str], datamodule: object) -> None:
     """Check that batches will hold the fields that a method needs.
 
     Raises:
         ValueError: names the fields expected and found, and the fix.
     """
-    found = list(getattr(datamodule, "hparams", {}).get("fields", ()))
+    fields = settings_of(datamodule).get("fields")
+    found = list(fields) if isinstance(fields, list | tuple) else []
     if found and not set(wanted) <= set(found):
         raise ValueError(
             f"Expected batches with the fields {list(wanted)}, found {found}. Set "
@@ -57,7 +65,7 @@ def check_fields(wanted: Sequence[str], datamodule: Any) -> None:
         )
 
 
-def check_shared_settings(model: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+def check_shared_settings(model: Mapping[str, object], data: Mapping[str, object]) -> None:
     """Check that settings of one name have one value in a method and its datamodule.
 
     Raises:
@@ -72,12 +80,12 @@ def check_shared_settings(model: Mapping[str, Any], data: Mapping[str, Any]) -> 
             )
 
 
-def dataset_identity(dataset: Any) -> dict[str, str]:
+def dataset_identity(dataset: TaskDataset) -> dict[str, str]:
     """Return what a checkpoint says of the data it was trained on."""
     return {"environment": dataset.manifest.environment["id"], "checksum": dataset.checksum}
 
 
-def check_same_data(trained: Mapping[str, str] | None, datamodule: Any) -> None:
+def check_same_data(trained: Mapping[str, str] | None, datamodule: object) -> None:
     """Check that a checkpoint was trained on a datamodule's dataset, as far as both say.
 
     Args:
@@ -87,9 +95,9 @@ def check_same_data(trained: Mapping[str, str] | None, datamodule: Any) -> None:
     Raises:
         ValueError: with what differs.
     """
-    dataset = getattr(datamodule, "dataset", None)
-    if trained is None or dataset is None:
+    if trained is None or not isinstance(datamodule, TaskData):
         return
+    dataset = datamodule.dataset
     for name, found in dataset_identity(dataset).items():
         if trained[name] != found:
             raise ValueError(

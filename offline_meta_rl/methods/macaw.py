@@ -15,9 +15,12 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from tensordict import TensorDict
 from torch import Tensor
 
+from offline_meta_rl.common.trainer import attributes_of
+from offline_meta_rl.data.contracts import TaskData
 from offline_meta_rl.finetuning.awr import AwrLearner
 from offline_meta_rl.losses.awr import AWRSettings
 from offline_meta_rl.losses.macaw import Batch, MetaParameters, inner_loop, meta_loss
@@ -260,8 +263,9 @@ class Macaw(MetaModule):
     def task_weight(self, batch: TensorDict) -> Tensor:
         """Return the weight of each task's loss, [T]."""
         if self.settings.authors.divide_by_all_tasks:
-            trainer: Any = self.trainer
-            return torch.full_like(batch["weight"], 1.0 / len(trainer.datamodule.train_tasks))
+            data = attributes_of(self.trainer).datamodule
+            assert isinstance(data, TaskData)  # what a batch of tasks comes from
+            return torch.full_like(batch["weight"], 1.0 / len(data.train_tasks))
         return super().task_weight(batch)
 
     @property
@@ -289,11 +293,10 @@ class Macaw(MetaModule):
             ValueError: with what was expected, what was found and the fix.
         """
         super().setup(stage)
-        trainer: Any = self.trainer
         if self.settings.target.kind == "td_lambda":
-            check_discount(trainer.datamodule, self.settings.target.discount)
+            check_discount(attributes_of(self.trainer).datamodule, self.settings.target.discount)
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """One fused Adam; policy, value function and step sizes are its parameter groups."""
         steps = [self.policy_log_step_sizes, self.value_log_step_sizes]
         groups = [

@@ -8,9 +8,10 @@ the authors' ``standard.json``.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -161,7 +162,7 @@ class MetaBehaviourCloning(MetaModule):
             sigma=self.sigma,
         )[1]
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """One fused Adam; policy and step sizes are its parameter groups."""
         groups = [
             {"params": self.policy.parameters(), "lr": self.outer.policy_learning_rate},

@@ -7,9 +7,10 @@ are fine-tuned with 20 steps of Adam. Constructor defaults are the authors' ``mu
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -182,7 +183,7 @@ class MultitaskAWR(MetaModule):
         """What the losses use."""
         return self.context_fields
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """One fused Adam; policy and value function are its parameter groups."""
         groups = [
             {"params": self.policy.parameters(), "lr": self.outer.policy_learning_rate},

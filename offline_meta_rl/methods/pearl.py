@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from tensordict import TensorDict
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -247,7 +248,7 @@ class Pearl(MetaModule):
             self.settings,
         )
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """One fused Adam for all networks."""
         parameters = pytree.tree_leaves(self.learned())
         optimizer = torch.optim.Adam(parameters, lr=self.learning_rate, fused=True)
