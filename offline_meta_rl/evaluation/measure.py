@@ -9,7 +9,7 @@ from tensordict import TensorDict
 
 from offline_meta_rl.common.provenance import code_commit, global_seed
 from offline_meta_rl.common.settings import to_plain
-from offline_meta_rl.common.trainer import attributes_of
+from offline_meta_rl.data.contracts import attributes_of
 from offline_meta_rl.data.description import policy_returns
 from offline_meta_rl.evaluation.contracts import Adapts, Described, EvaluationData, HasHparams
 from offline_meta_rl.evaluation.protocol import EvaluationResult, Protocol
