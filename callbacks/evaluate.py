@@ -16,7 +16,7 @@ import lightning
 from lightning.pytorch.loggers import WandbLogger
 
 from offline_meta_rl.common.checkpoints import Checkpoint
-from offline_meta_rl.common.trainer import attributes_of
+from offline_meta_rl.data.contracts import attributes_of
 from offline_meta_rl.evaluation.measure import (
     contexts_of,
     describe_run,

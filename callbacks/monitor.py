@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from offline_meta_rl.common.progress import StepClock
-from offline_meta_rl.common.trainer import attributes_of
+from offline_meta_rl.data.contracts import attributes_of
 
 SUMMARIES = {
     "eval/after_return": "max",

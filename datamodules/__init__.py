@@ -1,7 +1,7 @@
 """Lightning datamodules, each imported when it is first asked for: only some need a simulator."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from datamodules.lifetime_buffers import LifetimeBuffers
@@ -18,8 +18,8 @@ _MODULES = {
 __all__ = ["LifetimeBuffers", "MetaTrajectories", "OnlineBuffer", "TaskBuffers"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import the module of a datamodule."""
     if name in _MODULES:
-        return getattr(import_module(_MODULES[name]), name)
+        return vars(import_module(_MODULES[name]))[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

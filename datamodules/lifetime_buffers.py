@@ -26,9 +26,9 @@ from datamodules.lifetime_references import lifetime_references, mean_action_ret
 from datamodules.lifetimes import Lives, lifetime_storage, lifetime_writer, transition_columns
 from datamodules.preparation import check_vector_family
 from datamodules.replay import Replay, ReplayModule, agents_of
-from offline_meta_rl.behaviour.collect import derived_seed
 from offline_meta_rl.behaviour.references import Measurement
 from offline_meta_rl.behaviour.shaping import ShapedReward, Shaping
+from offline_meta_rl.common.provenance import derived_seed
 from offline_meta_rl.data.contracts import DataSizes
 from offline_meta_rl.data.lifetimes import LifetimeStorage, commit_lifetimes
 from offline_meta_rl.data.writer import DatasetWriter, dataset_lock

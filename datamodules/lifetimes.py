@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from offline_meta_rl.behaviour.collect import PACKAGES, derived_seed
+from offline_meta_rl.behaviour.collect import PACKAGES
 from offline_meta_rl.behaviour.learning import ActsInEnvironments
 from offline_meta_rl.behaviour.references import Measurement
 from offline_meta_rl.behaviour.shaping import TERMS, Shaping
-from offline_meta_rl.common.provenance import package_versions
+from offline_meta_rl.common.provenance import derived_seed, package_versions
 from offline_meta_rl.common.settings import to_plain
 from offline_meta_rl.data.description import Splits, named_splits
 from offline_meta_rl.data.lifetimes import LifetimeStorage

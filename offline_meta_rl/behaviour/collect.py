@@ -5,31 +5,31 @@ episodes with sampled actions, labelled by stage. Every task draws from its own 
 interrupted collection goes on where it stopped and ends with the same data.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from math import ceil
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from offline_meta_rl.behaviour.collect_script import script_blocks
 from offline_meta_rl.behaviour.collection import Collection
-from offline_meta_rl.behaviour.episodes import Episode, block_of, usable_episodes
-from offline_meta_rl.behaviour.policy import BehaviourPolicy, acting, load_behaviour
+from offline_meta_rl.behaviour.episodes import (
+    block_of,
+    collect_task,
+    script_blocks,
+)
+from offline_meta_rl.behaviour.policy import BehaviourPolicy, load_behaviour
 from offline_meta_rl.behaviour.references import reference_returns
 from offline_meta_rl.behaviour.untrained import WithUntrained
 from offline_meta_rl.common.progress import Bars
+from offline_meta_rl.common.provenance import derived_seed
 from offline_meta_rl.data.blocks import TaskBlock
 from offline_meta_rl.data.description import References
 from offline_meta_rl.data.source import TaskSource, write_dataset
 from offline_meta_rl.data.writer import DatasetWriter, dataset_lock, dataset_root
-from offline_meta_rl.envs.base import Array, TaskFamily
+from offline_meta_rl.envs.base import TaskFamily
 from offline_meta_rl.envs.scripted import ScriptedFamily
-from offline_meta_rl.evaluation.rollout import run_episodes
 
 TRANSITIONS_PER_TASK = 8000
-MAX_ENVIRONMENTS = 64  # of one stage at a time
-ROUNDS = 50
 PACKAGES = ("offline_meta_rl", "torch", "numpy", "mujoco", "gymnasium")
 
 
@@ -144,54 +144,6 @@ class BehaviourSource(TaskSource):
         return derived_seed(self.collection.seed, self.collection.task_seed, number)
 
 
-def collect_task(
-    family: TaskFamily,
-    behaviour: BehaviourPolicy,
-    parameters: Array,
-    *,
-    seed: int,
-    transitions_per_stage: int | Sequence[int],
-    num_threads: int | None = None,
-) -> list[Episode]:
-    """Collect one task's episodes, ordered by stage, poor to expert.
-
-    Args:
-        family: the task family.
-        behaviour: its behaviour policy.
-        parameters: of the task, [P].
-        seed: of initial states and actions; the same seed gives the same data.
-        transitions_per_stage: at least so many transitions of every stage, or of each one.
-        num_threads: of the simulator; None for one per core.
-
-    Raises:
-        RuntimeError: if a stage yields no usable episode in 50 rounds.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    collected: list[list[Episode]] = [[] for _ in behaviour.stages]
-    count = np.zeros(len(behaviour.stages), dtype=np.int64)
-    quotas = np.broadcast_to(transitions_per_stage, count.shape)
-    for number in range(ROUNDS):
-        wanted = [
-            _episodes_wanted(quotas[stage] - count[stage], found, family.horizon)
-            for stage, found in enumerate(collected)
-        ]
-        if not any(wanted):
-            return [episode for found in collected for episode in found]
-        stages = np.repeat(np.arange(len(wanted)), wanted)
-        rows = np.tile(parameters, (len(stages), 1))
-        engine = family.make_engine(rows, seed=derived_seed(seed, number), num_threads=num_threads)
-        act = acting(behaviour, stages, rows, stochastic=True, generator=generator)
-        for episode in usable_episodes(run_episodes(engine, act, family.horizon), stages):
-            collected[episode.stage].append(episode)
-            count[episode.stage] += episode.length
-        engine.close()
-    raise RuntimeError(
-        f"Collected {count.tolist()} transitions by stage in {ROUNDS} rounds of {family.name}, "
-        f"expected {transitions_per_stage} each: the simulation diverges. Check the task's "
-        "parameters."
-    )
-
-
 def rewarded_at_the_end(written: DatasetWriter) -> list[float]:
     """Return the share of each task's episodes that were rewarded at their last step, [T]."""
     shares = []
@@ -200,11 +152,6 @@ def rewarded_at_the_end(written: DatasetWriter) -> list[float]:
         reward = written.read(task, "reward").astype(np.float64)
         shares.append(float((reward[last] > 0.0).mean()))
     return shares
-
-
-def derived_seed(*numbers: int) -> int:
-    """Mix numbers into one seed."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def _stages(family: TaskFamily, collection: Collection) -> tuple[BehaviourPolicy, list[int]]:
@@ -219,11 +166,3 @@ def _stages(family: TaskFamily, collection: Collection) -> tuple[BehaviourPolicy
         return behaviour, quotas
     first = collection.untrained_episodes * family.horizon
     return WithUntrained(behaviour, family, collection.untrained_episodes), [first, *quotas]
-
-
-def _episodes_wanted(lacking: int, found: list[Episode], horizon: int) -> int:
-    """Return how many episodes will probably fill what a stage lacks, a few too many."""
-    if not found:
-        return min(ceil(lacking / horizon), MAX_ENVIRONMENTS)
-    mean_length = np.mean([episode.length for episode in found])
-    return min(max(0, ceil(1.1 * lacking / mean_length)), MAX_ENVIRONMENTS)

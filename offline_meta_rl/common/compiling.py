@@ -2,12 +2,16 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Generic, ParamSpec, TypeVar
 
 import torch
 
 
-class CompiledOrEager:
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class CompiledOrEager(Generic[P, R]):
     """Calls a compiled function; the first failure to compile switches to eager with a warning.
 
     Args:
@@ -15,19 +19,21 @@ class CompiledOrEager:
         mode: of ``torch.compile``.
     """
 
-    def __init__(self, function: Callable[..., Any], mode: str) -> None:
+    def __init__(self, function: Callable[P, R], mode: str) -> None:
         self.function = function
-        self.call: Callable[..., Any] = torch.compile(function, mode=mode)
+        self.call: Callable[P, R] = torch.compile(function, mode=mode)
         self.proven = False
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function; once a compiled call went through, errors are the caller's own."""
         if self.proven:
-            return self.call(*args)
+            return self.call(*args, **kwargs)
         try:
-            result = self.call(*args)
+            result = self.call(*args, **kwargs)
         except Exception as error:
-            result = self.function(*args)  # an error of the function itself is raised here
+            result = self.function(
+                *args, **kwargs
+            )  # an error of the function itself is raised here
             warnings.warn(
                 f"torch.compile failed ({type(error).__name__}: {str(error)[:200]}); going on "
                 "without it, more slowly. A C++ compiler (g++) is needed; set compile: false to "

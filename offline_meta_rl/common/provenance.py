@@ -1,9 +1,11 @@
-"""Where data and results come from: commit of the code, seed of the run, versions of packages."""
+"""Where data and results come from: commit of the code, seeds, versions of packages."""
 
 import os
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+import numpy as np
 
 
 def code_commit() -> str | None:
@@ -28,6 +30,11 @@ def global_seed() -> int | None:
     """Return the seed that Lightning's ``seed_everything`` recorded; None without one."""
     seed = os.environ.get("PL_GLOBAL_SEED")
     return int(seed) if seed else None
+
+
+def derived_seed(*numbers: int) -> int:
+    """Mix numbers into one seed."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def package_versions(*packages: str) -> dict[str, str | None]:

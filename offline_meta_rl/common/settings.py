@@ -17,7 +17,7 @@ import dataclasses
 import inspect
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, overload
 
 REPLACED_CLASSES = {
     "PerTaskSAC": (
@@ -58,7 +58,15 @@ def check_at_least(settings: object, least: float, *names: str) -> None:
             raise ValueError(f"{name}: expected at least {least}, found {found}.")
 
 
-def to_plain(value: Any) -> Any:
+@overload
+def to_plain(value: Mapping[str, object]) -> dict[str, object]: ...
+
+
+@overload
+def to_plain(value: object) -> object: ...
+
+
+def to_plain(value: object) -> object:
     """Return ``value`` with every dataclass in it as a dictionary; all else stays as it is."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
@@ -69,7 +77,7 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def from_plain(kind: Any, value: Any, where: str, default: Any = None) -> Any:
+def from_plain(kind: object, value: object, where: str, default: object = None) -> object:
     """Build what ``to_plain`` flattened.
 
     Args:
@@ -90,12 +98,11 @@ def from_plain(kind: Any, value: Any, where: str, default: Any = None) -> Any:
     if unknown:
         raise ValueError(f"{where}: expected the settings {names}, found {', '.join(unknown)}.")
     given = {key: from_plain(kinds[key], value[key], f"{where}.{key}") for key in value}
-    if isinstance(default, settings):
-        return dataclasses.replace(default, **given)
-    return settings(**given)
+    others = {name: getattr(default, name) for name in names if isinstance(default, settings)}
+    return settings(**{**others, **given})
 
 
-def arguments_of(owner: type, stored: Mapping[str, Any]) -> dict[str, Any]:
+def arguments_of(owner: type, stored: Mapping[str, object]) -> dict[str, Any]:
     """Return constructor arguments from stored ones, under the names that they have today.
 
     Args:
@@ -116,11 +123,11 @@ def arguments_of(owner: type, stored: Mapping[str, Any]) -> dict[str, Any]:
 class Upgrades(typing.Protocol):
     """A class whose settings of earlier versions need more than a new name."""
 
-    def upgrade(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    def upgrade(self, given: Mapping[str, object]) -> Mapping[str, object]:
         """Return settings, under names of any version, with those changed that need it."""
 
 
-def with_new_names(owner: type, given: Mapping[str, Any]) -> dict[str, Any]:
+def with_new_names(owner: type, given: Mapping[str, object]) -> dict[str, object]:
     """Return arguments with renamed ones moved to where they are today.
 
     A new name with dots is a setting inside a group: ``inner.num_steps``.
@@ -133,8 +140,10 @@ def with_new_names(owner: type, given: Mapping[str, Any]) -> dict[str, Any]:
         *groups, last = renamed[old].split(".")
         place = found
         for group in groups:
-            place[group] = dict(place.get(group) or {})
-            place = place[group]
+            known = place.get(group)
+            inside: dict[str, object] = dict(known) if isinstance(known, Mapping) else {}
+            place[group] = inside
+            place = inside
         place[last] = given[old]
     return found
 
@@ -147,13 +156,13 @@ def renamed_by(owner: type) -> dict[str, str]:
     return found
 
 
-def constructor_arguments(owner: type) -> tuple[dict[str, Any], dict[str, Any]]:
+def constructor_arguments(owner: type) -> tuple[dict[str, object], dict[str, object]]:
     """Return annotations and defaults of all arguments that a class takes, by name.
 
     What a class hands on to its base classes as ``**arguments`` is among them.
     """
-    kinds: dict[str, Any] = {}
-    defaults: dict[str, Any] = {}
+    kinds: dict[str, object] = {}
+    defaults: dict[str, object] = {}
     for base in reversed(owner.__mro__):
         constructor = vars(base).get("__init__")
         if inspect.isfunction(constructor):
@@ -163,7 +172,9 @@ def constructor_arguments(owner: type) -> tuple[dict[str, Any], dict[str, Any]]:
     return kinds, defaults
 
 
-def _dataclass_of(kind: Any) -> Any:
+def _dataclass_of(kind: object) -> type | None:
     """Return the dataclass that an annotation names, alone or in a union; None without one."""
-    candidates = [kind, *typing.get_args(kind)]
-    return next((c for c in candidates if dataclasses.is_dataclass(c)), None)
+    for candidate in (kind, *typing.get_args(kind)):
+        if isinstance(candidate, type) and dataclasses.is_dataclass(candidate):
+            return candidate
+    return None

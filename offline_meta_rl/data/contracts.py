@@ -5,7 +5,7 @@ A datamodule of your own needs no base class: it must have the members named her
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, cast, runtime_checkable
 
 from offline_meta_rl.data.manifest import Manifest
 
@@ -134,3 +134,22 @@ class HasContexts(TaskData, Protocol):
         Returns:
             The contexts, [T, B].
         """
+
+
+class TrainerAttributes(Protocol):
+    """Lightning's connectors set these on every ``Trainer``; they are part of its documentation.
+
+    Attributes:
+        datamodule: What the trainer was given as data; None without.
+        log_every_n_steps: Steps between two rows of a logger; 0 for none.
+        fast_dev_run: Number of steps of a trial run, True for one; False otherwise.
+    """
+
+    datamodule: object
+    log_every_n_steps: int
+    fast_dev_run: int | bool
+
+
+def attributes_of(trainer: object) -> TrainerAttributes:
+    """Return a ``Trainer`` as what it is."""
+    return cast(TrainerAttributes, trainer)

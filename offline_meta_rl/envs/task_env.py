@@ -49,7 +49,7 @@ class TaskEnv(gymnasium.Env[NDArray[Seen], NDArray[np.float32]], Generic[Family,
         self.observation_space = space
         self.action_space = spaces.Box(-1.0, 1.0, (family.action_size,), np.float32)
 
-    def render(self) -> NDArray[np.uint8] | None:  # type: ignore[override]  # gymnasium: frames
+    def render(self) -> NDArray[np.uint8] | None:
         """Return a frame [height, width, 3] of the state; None without a render mode."""
         return None if self.render_mode is None else self.frame()
 

@@ -1,7 +1,7 @@
 """Evaluate a method on the tasks of a datamodule's dataset; shared by callbacks, no hooks here."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import numpy as np
@@ -9,11 +9,11 @@ from tensordict import TensorDict
 
 from offline_meta_rl.common.provenance import code_commit, global_seed
 from offline_meta_rl.common.settings import to_plain
-from offline_meta_rl.common.trainer import attributes_of
+from offline_meta_rl.data.contracts import attributes_of
 from offline_meta_rl.data.description import policy_returns
 from offline_meta_rl.evaluation.contracts import Adapts, Described, EvaluationData, HasHparams
 from offline_meta_rl.evaluation.protocol import EvaluationResult, Protocol
-from offline_meta_rl.evaluation.result_files import Origin
+from offline_meta_rl.evaluation.result_files import Origin, RunConfig
 
 
 def datamodule_of(trainer: lightning.Trainer) -> Any:
@@ -131,6 +131,7 @@ def film_first_task(
 def describe_run(method: HasHparams, datamodule: Described, step: int) -> Origin:
     """Return where a result comes from: method, data, configuration, seed and code."""
     dataset = datamodule.dataset
+    config = {"model": dict(method.hparams), "data": dict(datamodule.hparams)}
     return {
         "global_step": int(step),
         "method": f"{type(method).__module__}.{type(method).__qualname__}",
@@ -138,5 +139,5 @@ def describe_run(method: HasHparams, datamodule: Described, step: int) -> Origin
         "dataset_checksum": dataset.checksum,
         "seed": global_seed(),
         "commit": code_commit(),
-        "config": to_plain({"model": dict(method.hparams), "data": dict(datamodule.hparams)}),
+        "config": cast(RunConfig, to_plain(config)),
     }

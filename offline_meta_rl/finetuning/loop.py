@@ -15,7 +15,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from offline_meta_rl.behaviour.collect import derived_seed
+from offline_meta_rl.common.provenance import derived_seed
 from offline_meta_rl.envs.base import Array, Engine, TaskFamily
 from offline_meta_rl.evaluation.rollout import Episodes, run_episodes
 from offline_meta_rl.finetuning.learner import OnlineLearner

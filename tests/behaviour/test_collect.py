@@ -230,7 +230,9 @@ def test_falling_bodies_fill_the_quota_with_usable_episodes() -> None:
 def test_endless_divergence_is_an_error(
     family: SmallRobot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "usable_episodes", lambda episodes, stages: [])
+    monkeypatch.setattr(
+        "offline_meta_rl.behaviour.episodes.usable_episodes", lambda episodes, stages: []
+    )
     with pytest.raises(RuntimeError, match=r"Collected \[0, 0, 0, 0\] .* expected 20 each"):
         collect_task(
             family,

@@ -11,8 +11,8 @@ from datamodules.lifetime_buffers import LifetimeBuffers
 from datamodules.online_buffer import OnlineBuffer
 from offline_meta_rl.behaviour import collect as collect_module
 from offline_meta_rl.behaviour.collect import collect, default_dataset_path
-from offline_meta_rl.behaviour.collect_script import script_blocks
 from offline_meta_rl.behaviour.collection import Collection
+from offline_meta_rl.behaviour.episodes import script_blocks
 from offline_meta_rl.data.dataset import TaskDataset
 from offline_meta_rl.data_tools.validate import validate
 from offline_meta_rl.envs import FAMILIES

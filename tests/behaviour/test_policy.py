@@ -8,6 +8,7 @@ import torch
 
 from offline_meta_rl.behaviour import command
 from offline_meta_rl.behaviour.collect import default_dataset_path
+from offline_meta_rl.behaviour.collection import Collection
 from offline_meta_rl.behaviour.pack import choose_stages, pack
 from offline_meta_rl.behaviour.policy import acting, behaviour_file, load_behaviour
 from offline_meta_rl.behaviour.references import random_returns, reference_returns
@@ -217,15 +218,15 @@ def test_command_refuses_what_cannot_be_packed(tmp_path: Path) -> None:
 def test_command_collects_where_a_run_looks(
     data_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = {"transitions_per_stage": 20, "num_threads": 1}
-    command.collect_dataset("point_robot", **settings)  # type: ignore[arg-type]
-    expected = default_dataset_path(FAMILIES["point_robot"], transitions_per_stage=20)
+    options = ["--transitions_per_stage", "20", "--num_threads", "1"]
+    command.behaviour_command(["collect", "point_robot", *options])
+    expected = default_dataset_path(FAMILIES["point_robot"], Collection(transitions_per_stage=20))
     assert capsys.readouterr().out.splitlines()[-1] == str(expected)
     found = TaskDataset.open(expected)
-    command.collect_dataset("point_robot", path=tmp_path / "mine", **settings)  # type: ignore[arg-type]
+    command.behaviour_command(["collect", "point_robot", "--path", str(tmp_path / "mine"), *options])
     assert TaskDataset.open(tmp_path / "mine").checksum == found.checksum
     with pytest.raises(ValueError, match=r"family: expected one of .*'ant_dir'.* found 'ants'"):
-        command.collect_dataset("ants")
+        command.collect_dataset("ants", Collection())
 
 
 def test_random_returns_are_seeded() -> None:

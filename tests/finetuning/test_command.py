@@ -127,7 +127,7 @@ def test_result_holds_what_is_promised(uninterrupted: Path, dataset: Path) -> No
 
 def test_offline_adaptation_is_the_methods_own(uninterrupted: Path, dataset: Path) -> None:
     """The first agents act as ``adapt_tasks`` on the same context does."""
-    from offline_meta_rl.behaviour.collect import derived_seed
+    from offline_meta_rl.common.provenance import derived_seed
     from offline_meta_rl.evaluation.rollout import run_episodes
 
     data = task_buffers(dataset, inner_size=16, outer_size=16)
