@@ -6,7 +6,6 @@ from typing import Generic, ParamSpec, TypeVar
 
 import torch
 
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -30,9 +30,8 @@ from offline_meta_rl.common.checkpoints import (
 )
 from offline_meta_rl.common.compiling import CompiledOrEager
 from offline_meta_rl.common.settings import to_plain
-from offline_meta_rl.common.trainer import attributes_of
 from offline_meta_rl.data.context import check_context
-from offline_meta_rl.data.contracts import TaskData
+from offline_meta_rl.data.contracts import TaskData, attributes_of
 from offline_meta_rl.finetuning.learner import OnlineLearner, cannot_be_fine_tuned
 from offline_meta_rl.methods.checks import (
     check_fields,

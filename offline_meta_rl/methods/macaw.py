@@ -19,8 +19,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from tensordict import TensorDict
 from torch import Tensor
 
-from offline_meta_rl.common.trainer import attributes_of
-from offline_meta_rl.data.contracts import TaskData
+from offline_meta_rl.data.contracts import TaskData, attributes_of
 from offline_meta_rl.finetuning.awr import AwrLearner
 from offline_meta_rl.losses.awr import AWRSettings
 from offline_meta_rl.losses.macaw import Batch, MetaParameters, inner_loop, meta_loss

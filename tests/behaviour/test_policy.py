@@ -223,7 +223,9 @@ def test_command_collects_where_a_run_looks(
     expected = default_dataset_path(FAMILIES["point_robot"], Collection(transitions_per_stage=20))
     assert capsys.readouterr().out.splitlines()[-1] == str(expected)
     found = TaskDataset.open(expected)
-    command.behaviour_command(["collect", "point_robot", "--path", str(tmp_path / "mine"), *options])
+    command.behaviour_command(
+        ["collect", "point_robot", "--path", str(tmp_path / "mine"), *options]
+    )
     assert TaskDataset.open(tmp_path / "mine").checksum == found.checksum
     with pytest.raises(ValueError, match=r"family: expected one of .*'ant_dir'.* found 'ants'"):
         command.collect_dataset("ants", Collection())
