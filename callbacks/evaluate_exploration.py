@@ -15,7 +15,7 @@ import lightning
 from offline_meta_rl.common.checkpoints import Checkpoint
 from offline_meta_rl.common.files import write_json
 from offline_meta_rl.common.progress import Stopwatch
-from offline_meta_rl.evaluation.contracts import ExplorationData, Explores
+from offline_meta_rl.evaluation.contracts import Described, ExplorationData, Explores
 from offline_meta_rl.evaluation.exploration import ExplorationPoint
 from offline_meta_rl.evaluation.measure import datamodule_of, describe_run
 from offline_meta_rl.evaluation.measure_exploration import (
@@ -202,7 +202,9 @@ class EvaluateExploration(lightning.Callback):
         step: int,
     ) -> None:
         root = Path(trainer.default_root_dir)
-        origin = describe_run(method, datamodule_of(trainer), step)
+        data = datamodule_of(trainer)
+        assert isinstance(data, Described)
+        origin = describe_run(method, data, step)
         result = {**content, **origin, **self.clock.seconds(), "history": self.history}
         write_json(root / self.results_file, result)
         chance = 1.0 / len(content["protocol"]["tasks"])

@@ -13,7 +13,7 @@ from tensordict import TensorDict
 
 from offline_meta_rl.common.files import write_json
 from offline_meta_rl.common.progress import Stopwatch
-from offline_meta_rl.evaluation.contracts import ExplorationData, Explores
+from offline_meta_rl.evaluation.contracts import Described, ExplorationData, Explores
 from offline_meta_rl.evaluation.measure import datamodule_of, describe_run
 from offline_meta_rl.evaluation.probe import ProbeResult, task_probe
 from offline_meta_rl.methods.belief_filter import BeliefFilter
@@ -125,7 +125,9 @@ class WatchBeliefs(lightning.Callback):
         return metrics
 
     def _write(self, trainer: lightning.Trainer, method: BeliefFilter, found: ProbeResult) -> None:
-        origin = describe_run(method, datamodule_of(trainer), trainer.global_step)
+        data = datamodule_of(trainer)
+        assert isinstance(data, Described)
+        origin = describe_run(method, data, trainer.global_step)
         result = {"probe": found.metrics(), **origin, **self.clock.seconds()}
         path = Path(trainer.default_root_dir) / "results.json"
         write_json(path, {**result, "history": self.history})

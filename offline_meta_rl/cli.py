@@ -20,7 +20,7 @@ from jsonargparse import set_parsing_settings
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint as CheckpointCallback
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from callbacks.checkpoints import BestCheckpoint, LastCheckpoint
@@ -85,7 +85,7 @@ class CommandLine(LightningCLI):
             given = asdict(data.sizes())[name]
         return given
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, with the config stored in ``--ckpt_path`` read before any ``--config``.
 
         Lightning would then put the checkpoint's hyper-parameters over what the user gave, so it
@@ -132,7 +132,7 @@ class CommandLine(LightningCLI):
         self._options.ckpt_path = self._ckpt_path
         self._started = time.time()
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+    def instantiate_trainer(self, **kwargs: object) -> Trainer:
         """Add the shared callbacks, except those that the run's trainer options rule out."""
         made = self.config_init.get(str(self.subcommand), self.config_init)
         config = made["trainer"]

@@ -109,6 +109,7 @@ class Infers(Measured, Protocol):
 # ---- what the data offer
 
 
+@runtime_checkable
 class Described(TaskData, HasHparams, Protocol):
     """A datamodule that says where results come from."""
 

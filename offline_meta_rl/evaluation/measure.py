@@ -1,7 +1,7 @@
 """Evaluate a method on the tasks of a datamodule's dataset; shared by callbacks, no hooks here."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import lightning
 import numpy as np
@@ -16,7 +16,7 @@ from offline_meta_rl.evaluation.protocol import EvaluationResult, Protocol
 from offline_meta_rl.evaluation.result_files import Origin, RunConfig
 
 
-def datamodule_of(trainer: lightning.Trainer) -> Any:
+def datamodule_of(trainer: lightning.Trainer) -> object:
     """Return the trainer's datamodule; None if it has none."""
     return attributes_of(trainer).datamodule
 

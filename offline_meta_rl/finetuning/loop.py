@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -213,17 +214,18 @@ class FineTuning:
     def _run(self, engine: Engine, *, noise: bool) -> Episodes:
         return run_episodes(engine, self._act(noise), self.family.horizon)
 
-    def _act(self, noise: bool) -> Callable[[Any], Any]:
+    def _act(self, noise: bool) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
         size = self.family.action_size
 
-        def act(observation: Any) -> Any:
+        def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:
             inputs = torch.from_numpy(observation).unflatten(0, (self.num_tasks, -1))
             drawn = None
             if noise:
                 drawn = torch.randn(*inputs.shape[:2], size, generator=self.generator)
             action = self.learner.act(inputs, drawn).to("cpu", torch.float32)
             self._check({"action": action.sum(dim=(1, 2))})
-            return action.flatten(0, 1).numpy()
+            found: NDArray[np.float32] = action.flatten(0, 1).numpy()
+            return found
 
         return act
 

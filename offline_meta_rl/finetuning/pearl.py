@@ -10,7 +10,7 @@ latent size, O/A observation/action size.
 
 from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,6 +30,9 @@ from offline_meta_rl.networks.context_encoder import Gaussians, context_rows, fa
 from offline_meta_rl.networks.stacked import Layers
 
 FIELDS = ("observation", "action", "reward", "next_observation", "terminated")
+
+
+Networks = TypeVar("Networks")
 
 
 class PearlLearner(OnlineLearner):
@@ -136,9 +139,14 @@ class PearlLearner(OnlineLearner):
         """Return the losses of ``pearl_losses``, every task's by networks of its own, [T]."""
         one = torch.ones(1, dtype=q.mean.dtype, device=q.mean.device)
 
-        def of_one_task(*given: Any) -> dict[str, Tensor]:
-            own, own_target, *rest = given
-            alone = pytree.tree_map(lambda each: each[None], rest)
+        def of_one_task(
+            own: PearlParameters,
+            own_target: Layers,
+            own_q: Gaussians,
+            own_batch: Columns,
+            own_noise: PearlNoise,
+        ) -> dict[str, Tensor]:
+            alone = pytree.tree_map(lambda each: each[None], (own_q, own_batch, own_noise))
             own_q, own_batch, own_noise = alone
             return losses_given(own_q, own, own_target, own_batch, own_noise, one, self.settings)
 
@@ -180,14 +188,15 @@ class PearlLearner(OnlineLearner):
         return pytree.tree_leaves(changing)
 
 
-def _copies(networks: Any, num_tasks: int, *, learned: bool) -> Any:
+def _copies(networks: Networks, num_tasks: int, *, learned: bool) -> Networks:
     """Return a copy of every tensor for each of T tasks, [T, ...]."""
 
     def copy(tensor: Tensor) -> Tensor:
         copies = tensor.detach().expand(num_tasks, *tensor.shape)
         return copies.clone(memory_format=torch.contiguous_format).requires_grad_(learned)
 
-    return pytree.tree_map(copy, networks)
+    found: Networks = pytree.tree_map(copy, networks)
+    return found
 
 
 def _check(learning_rate: float, target_update: float, sigma: float | None) -> None:

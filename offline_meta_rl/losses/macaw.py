@@ -6,7 +6,7 @@ generated layer, O/A observation/action size.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -205,7 +205,7 @@ def _advantage(value: list[Tensor], batch: Batch, settings: MacawSettings) -> Te
     return (returns - networks.value_forward(value, batch["observation"])).detach()
 
 
-def _is_probed(node: Any) -> bool:
+def _is_probed(node: object) -> bool:
     return isinstance(node, ProbedMatrix)
 
 

@@ -122,7 +122,9 @@ class MetaModule(lightning.LightningModule):
         batch = TensorDict({name: value[None].to(self.device) for name, value in tensors.items()})
         return self.adapt_tasks(batch.auto_batch_size_(2), num_steps).task(0)
 
-    def fine_tuner(self, context: TensorDict, num_steps: int = 1, **options: Any) -> OnlineLearner:
+    def fine_tuner(
+        self, context: TensorDict, num_steps: int = 1, **options: object
+    ) -> OnlineLearner:
         """Adapt to T tasks from their contexts [T, B]; return agents that go on learning online.
 
         Keyword arguments beyond these are the method's own settings of fine-tuning; a user gives

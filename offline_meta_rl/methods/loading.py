@@ -9,7 +9,7 @@ policy = method.adapt(context)              # an nn.Sequential of ordinary layer
 import importlib
 import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -59,7 +59,7 @@ def load(
     return module.to(device).eval()
 
 
-def _import_method(class_path: str) -> Any:
+def _import_method(class_path: str) -> type["MetaModule"]:
     module_name, _, class_name = class_path.rpartition(".")
     try:
         method_class = getattr(importlib.import_module(module_name), class_name)
@@ -73,4 +73,4 @@ def _import_method(class_path: str) -> Any:
             f"The checkpoint's method {class_path} does not adapt to a context; expected a "
             "subclass of MetaModule. Pass a checkpoint of a meta-learning method."
         )
-    return method_class
+    return cast("type[MetaModule]", method_class)

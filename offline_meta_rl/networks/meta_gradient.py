@@ -11,8 +11,8 @@ matrix per product and add them up, which costs more than everything else togeth
 which is a single matrix product of the stacked factors. It is exact, not an approximation.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,15 +20,21 @@ from torch.utils import _pytree as pytree
 
 from offline_meta_rl.networks.generated import LayerParameters, ProbedMatrix
 
+Parameters = TypeVar("Parameters")
+Auxiliary = TypeVar("Auxiliary")
 
-def _is_layer(node: Any) -> bool:
+
+def _is_layer(node: object) -> bool:
     """Layers without a matrix are ordinary tensors."""
     return isinstance(node, LayerParameters) and node.latent.numel() > 0
 
 
 def meta_gradient(
-    loss: Callable[..., tuple[Tensor, Any]], parameters: Any, num_tasks: int, num_steps: int
-) -> tuple[Any, Any]:
+    loss: Callable[[Parameters], tuple[Tensor, Auxiliary]],
+    parameters: Parameters,
+    num_tasks: int,
+    num_steps: int,
+) -> tuple[Parameters, Auxiliary]:
     """Return the gradient of ``loss`` in all parameters, and its auxiliary output.
 
     Args:
@@ -48,7 +54,9 @@ def meta_gradient(
         [] if matrix is None else _zero_probes(matrix, num_tasks, num_steps) for matrix in matrices
     ]
 
-    def loss_of_small(small: list[Any], probes: list[list[Tensor]]) -> tuple[Tensor, Any]:
+    def loss_of_small(
+        small: Sequence[tuple[Tensor, ...]], probes: list[list[Tensor]]
+    ) -> tuple[Tensor, tuple[Auxiliary, list[list[Tensor]]]]:
         probed = [
             None if matrix is None else ProbedMatrix(matrix, layer_probes)
             for matrix, layer_probes in zip(matrices, probes, strict=True)
@@ -71,7 +79,8 @@ def meta_gradient(
             small_gradients, matrices, factors, probe_gradients, strict=True
         )
     ]
-    return pytree.tree_unflatten(assembled, structure), auxiliary
+    found: Parameters = pytree.tree_unflatten(assembled, structure)
+    return found, auxiliary
 
 
 def _zero_probes(matrix: Tensor, num_tasks: int, num_steps: int) -> list[Tensor]:
