@@ -13,8 +13,10 @@ import pytest
 
 from offline_meta_rl import cli, finetune
 from offline_meta_rl.behaviour.command import COMMANDS as BEHAVIOUR
+from offline_meta_rl.common.configs import expand
 from offline_meta_rl.data_tools.command import COMMANDS as DATA
 from offline_meta_rl.experiments.command import COMMANDS as EXPERIMENT
+from offline_meta_rl.launch import check_settings
 from offline_meta_rl.main import DOORS
 from offline_meta_rl.reports.command import COMMANDS as REPORT
 from tests.docs import pages
@@ -120,17 +122,21 @@ def test_a_definition_stands_once(words: str, home: str) -> None:
     assert [pages.name(page) for page in pages.PAGES if words in page.read_text()] == [home]
 
 
-def test_commands_parse(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_parse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every command of every page, with the run's config in place of a checkpoint."""
     parser = _parser(monkeypatch)
     problems = []
     for words, page in sorted(_unique_commands().items()):
         output = io.StringIO()
+        arguments = expand(words, tmp_path)
         try:
             with contextlib.redirect_stderr(output):
-                parser.parse_args(list(words))
+                check_settings(arguments)
+                parser.parse_args(arguments)
         except SystemExit:
             problems.append(f"{page}: {' '.join(words)}: {output.getvalue()[-500:]}")
+        except ValueError as error:
+            problems.append(f"{page}: {' '.join(words)}: {error}")
     assert not problems, "\n".join(problems)
 
 
