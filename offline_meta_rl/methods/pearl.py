@@ -47,7 +47,7 @@ class Pearl(MetaModule):
     It learns from TaskBuffers whose ``fields`` must be observation, action, reward,
     next_observation and terminated: the context is the inner batch, critics and actor learn on the
     outer batch. Contexts to adapt on hold observation, action and reward, and next_observation with
-    ``context_next_observation``; a context has no order.
+    ``encoder.next_observation``; a context has no order.
 
     Args:
         observation_size: O.

@@ -1,21 +1,27 @@
 """The documentation says what is there: links, pictures, paths, names, messages and commands."""
 
 import contextlib
+import dataclasses
 import importlib
+import inspect
 import io
 import re
 import runpy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch import Callback, LightningDataModule
 
 from offline_meta_rl import cli, finetune
 from offline_meta_rl.behaviour.command import COMMANDS as BEHAVIOUR
+from offline_meta_rl.common.configs import expand
 from offline_meta_rl.data_tools.command import COMMANDS as DATA
 from offline_meta_rl.experiments.command import COMMANDS as EXPERIMENT
+from offline_meta_rl.launch import check_settings, import_classes, subclasses
 from offline_meta_rl.main import DOORS
+from offline_meta_rl.methods.base import MetaModule
 from offline_meta_rl.reports.command import COMMANDS as REPORT
 from tests.docs import pages
 from tests.test_layout import ORDER
@@ -64,6 +70,46 @@ def test_the_reference_is_of_what_is_there(page: Path) -> None:
     assert named
     assert len(set(named)) == len(named), "a module stands here twice"
     assert [name for name in named if not _find(name)] == []
+
+
+@pytest.mark.parametrize("page", pages.PAGES, ids=pages.name)
+def test_named_settings_are_there(page: Path) -> None:
+    import_classes()
+    known = {MetaModule: "model", LightningDataModule: "data", Callback: "callbacks"}
+    settings = {
+        f"{part}.{name}"
+        for base, part in known.items()
+        for owner in subclasses(base)
+        for name in _settings(inspect.signature(owner).parameters.values())
+    }
+    groups = {name.split(".")[1] for name in settings if name.count(".") > 1}
+    for code in pages.inline_code(page):
+        name = code.split(":")[0].split(" ")[0].removeprefix("--")
+        if not re.fullmatch(rf"(model|data)(\.\w+)+|({'|'.join(groups)})(\.\w+)+", name):
+            continue
+        if name.endswith((".help", ".py")):
+            continue
+        parts = [part for part in name.split(".") if part != "init_args"]
+        given = ".".join(parts if parts[0] in known.values() else ["", *parts])
+        found = any(setting.endswith(given) for setting in settings)
+        assert found or _find(f"offline_meta_rl.{name}"), code
+
+
+def _settings(parameters: Iterable[inspect.Parameter]) -> Iterator[str]:
+    """Yield the names of a constructor's settings, those inside groups too."""
+    for parameter in parameters:
+        yield parameter.name
+        for name in _fields(parameter.default):
+            yield f"{parameter.name}.{name}"
+
+
+def _fields(group: object) -> Iterator[str]:
+    """Yield the names of a group's settings; none for what is no group."""
+    if dataclasses.is_dataclass(group):
+        for field in dataclasses.fields(group):
+            yield field.name
+            for name in _fields(getattr(group, field.name)):
+                yield f"{field.name}.{name}"
 
 
 def _find(dotted: str) -> bool:
@@ -120,17 +166,21 @@ def test_a_definition_stands_once(words: str, home: str) -> None:
     assert [pages.name(page) for page in pages.PAGES if words in page.read_text()] == [home]
 
 
-def test_commands_parse(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_parse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every command of every page, with the run's config in place of a checkpoint."""
     parser = _parser(monkeypatch)
     problems = []
     for words, page in sorted(_unique_commands().items()):
         output = io.StringIO()
+        arguments = expand(words, tmp_path)
         try:
             with contextlib.redirect_stderr(output):
-                parser.parse_args(list(words))
+                check_settings(arguments)
+                parser.parse_args(arguments)
         except SystemExit:
             problems.append(f"{page}: {' '.join(words)}: {output.getvalue()[-500:]}")
+        except ValueError as error:
+            problems.append(f"{page}: {' '.join(words)}: {error}")
     assert not problems, "\n".join(problems)
 
 
