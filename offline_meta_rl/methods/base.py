@@ -29,6 +29,7 @@ from offline_meta_rl.common.checkpoints import (
     Checkpoint,
 )
 from offline_meta_rl.common.compiling import CompiledOrEager
+from offline_meta_rl.common.processes import random_state, set_random_state, summed
 from offline_meta_rl.common.settings import to_plain
 from offline_meta_rl.data.context import check_context
 from offline_meta_rl.data.contracts import TaskData, attributes_of
@@ -142,7 +143,7 @@ class MetaModule(lightning.LightningModule):
     def on_train_start(self) -> None:
         """Restore a checkpoint's random state, before the first batch is drawn."""
         if self._random_state is not None:
-            _set_random_state(self._random_state)
+            set_random_state(self._random_state)
             self._random_state = None
 
     def training_step(self, batch: TensorDict, batch_idx: int) -> None:
@@ -238,12 +239,7 @@ class MetaModule(lightning.LightningModule):
         """
         leaves = pytree.tree_leaves(gradients)
         if self.trainer.world_size > 1:
-            flat = torch.cat([leaf.reshape(-1) for leaf in (*leaves, *metrics.values())])
-            torch.distributed.all_reduce(flat)
-            pieces = flat.split([leaf.numel() for leaf in (*leaves, *metrics.values())])
-            leaves = [piece.view_as(leaf) for piece, leaf in zip(pieces, leaves, strict=False)]
-            scalars = pieces[len(leaves) :]
-            metrics = {name: scalar[0] for name, scalar in zip(metrics, scalars, strict=True)}
+            leaves, metrics = summed(leaves, metrics)
         for parameter, gradient in zip(pytree.tree_leaves(parameters), leaves, strict=True):
             # Adam's fused kernel walks memory in order: a transposed gradient, which
             # ``torch.autograd.grad`` may return, would silently move the wrong weights.
@@ -331,7 +327,7 @@ class MetaModule(lightning.LightningModule):
         for key in checkpoint.keys() & {*SETTINGS}:
             checkpoint[key] = to_plain(checkpoint[key])
         checkpoint[METHOD] = f"{type(self).__module__}.{type(self).__qualname__}"
-        checkpoint[RANDOM_STATE] = _random_state()
+        checkpoint[RANDOM_STATE] = random_state()
         trainer = self.attached_trainer
         datamodule = attributes_of(trainer).datamodule if trainer else None
         if isinstance(datamodule, TaskData):
@@ -356,16 +352,3 @@ class MetaModule(lightning.LightningModule):
         if trainer is not None and trainer.state.fn == "fit":
             check_same_data(saved.dataset, attributes_of(trainer).datamodule)
         self._random_state = saved.random_state
-
-
-def _random_state() -> dict[str, Tensor]:
-    state = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state()
-    return state
-
-
-def _set_random_state(state: dict[str, Tensor]) -> None:
-    torch.set_rng_state(state["cpu"].cpu())
-    if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"].cpu())
