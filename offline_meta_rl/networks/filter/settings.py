@@ -35,7 +35,7 @@ class FilterSettings:
         autocast: Run the image networks in bfloat16.
 
     Raises:
-        ValueError: an unknown name, or a number out of its range.
+        ValueError: An unknown name, or a number out of its range.
     """
 
     latent: Literal["two_level", "recurrent"] = "two_level"
