@@ -86,7 +86,7 @@ class Outputs:
 
         Args:
             point: ``steps`` and ``returns`` of T tasks.
-            tasks: Their indices.
+            tasks: Indices of the T tasks.
             metrics: What the last updates reported.
         """
         means = [mean_return(row) for row in point["returns"]]
