@@ -158,10 +158,10 @@ class Explorer(Protocol):
         """Take in one position; return the new state and the belief [N, Z].
 
         Args:
-            state: Of the filter.
+            state: The filter's state after the position before.
             observation: [N, C, h, w] uint8.
-            action: That led there, [N, A]; 0 at an episode's first observation.
-            reward: That arrived with it, [N]; 0 at an episode's first observation.
+            action: Action that led to the observation, [N, A]; 0 at an episode's first one.
+            reward: Reward that arrived with it, [N]; 0 at an episode's first one.
             noise: Standard normal, [N, noise_size].
         """
 
