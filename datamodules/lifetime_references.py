@@ -40,8 +40,8 @@ def lifetime_references(
 
     Args:
         lives: The lifetimes.
-        agents: As they are now.
-        stage_returns: Of ``mean_action_returns`` at the end of every stage but the last, [T] each.
+        agents: The agents at the end of their lifetimes.
+        stage_returns: ``mean_action_returns`` at the end of every stage but the last, [T] each.
     """
     final = mean_action_returns(lives, agents)
     return {
