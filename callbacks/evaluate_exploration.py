@@ -73,7 +73,7 @@ class EvaluateExploration(lightning.Callback):
         return {"history": [dict(point) for point in self.history], "clocks": self.clock.seconds()}
 
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        """Continue them."""
+        """Continue the learning curve and the clocks."""
         history, clocks = state_dict["history"], state_dict["clocks"]
         assert isinstance(history, list)
         assert isinstance(clocks, dict)

@@ -35,7 +35,7 @@ def stage_of(module: pl.LightningModule | None) -> str | None:
 
 
 def bar_label(module: pl.LightningModule | None) -> str:
-    """Return what the bar counts."""
+    """Return the bar's label: what it counts."""
     stage = stage_of(module)
     return f"{stage}: outer steps" if stage else "outer steps"
 

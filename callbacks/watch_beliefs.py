@@ -48,7 +48,7 @@ class WatchBeliefs(lightning.Callback):
         return {"history": [dict(point) for point in self.history], "clocks": self.clock.seconds()}
 
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        """Continue them."""
+        """Continue the learning curve and the clocks."""
         history, clocks = state_dict["history"], state_dict.get("clocks")
         assert isinstance(history, list)
         self.history = [ProbePoint(step=each["step"], probe=each["probe"]) for each in history]

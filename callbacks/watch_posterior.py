@@ -57,7 +57,7 @@ class WatchPosterior(lightning.Callback):
             self._draw(trainer, pl_module)
 
     def on_test_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Draw."""
+        """Draw the posterior of the tested checkpoint."""
         self._draw(trainer, pl_module)
 
     def _draw(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:

@@ -100,7 +100,7 @@ class LifetimeBuffers(ReplayModule):
         self._held = contextlib.ExitStack()
 
     def sizes(self) -> DataSizes:
-        """Return the sizes of what the environments give and take, for the trained tasks."""
+        """Return the family's sizes, with the number of trained tasks."""
         return replace(self.family.sizes(), num_tasks=self.num_agents)
 
     @property

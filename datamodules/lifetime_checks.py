@@ -64,7 +64,7 @@ def check_trainer(trainer: lightning.Trainer, planned_updates: int, path: Path) 
 
 
 def write_progress(storage: LifetimeStorage, steps: int) -> None:
-    """Note that so many steps of every lifetime are safely on the disk."""
+    """Record how many steps of every lifetime are safely on the disk."""
     write_json(storage.folder / PROGRESS_FILE, {"steps": steps})
 
 

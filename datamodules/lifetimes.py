@@ -148,7 +148,7 @@ def lifetime_storage(lives: Lives, shaping: Shaping, folder: Path) -> LifetimeSt
 def lifetime_writer(
     lives: Lives, path: Path, agents: ActsInEnvironments, data: Mapping[str, object]
 ) -> DatasetWriter:
-    """Return the writer of the dataset to be; what decides its content is its provenance.
+    """Return the writer of the dataset, with the settings that decide its content as provenance.
 
     Args:
         lives: The lifetimes that the dataset is made of.

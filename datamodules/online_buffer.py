@@ -87,7 +87,7 @@ class OnlineBuffer(ReplayModule):
             check_one_process(self.trainer, "OnlineBuffer")
 
     def sizes(self) -> DataSizes:
-        """Return the sizes of what the environments give and take."""
+        """Return the sizes of the family's observations, actions and task features."""
         return self.family.sizes()
 
     @property
@@ -184,7 +184,7 @@ class OnlineBuffer(ReplayModule):
 
 
 def _relabelled(family: TaskFamily) -> LocomotionFamily:
-    """Return the family, if one task's transitions say what another would have paid.
+    """Return the family, if the reward of one task's transitions can be computed for another.
 
     Raises:
         ValueError: Its tasks differ in more than a reward for velocity.

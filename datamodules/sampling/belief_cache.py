@@ -33,7 +33,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def filter_identity(model: VariationalFilter) -> Identity:
-    """Return what tells a filter from others: a checksum of its weights, and its settings."""
+    """Return a filter's identity: a checksum of its weights, and its settings."""
     return {"weights": tensor_checksum(model.state_dict()), "settings": to_plain(model.settings)}
 
 

@@ -47,7 +47,7 @@ class EpisodeTable:
             }
 
     def gather(self, segments: Segments) -> TensorDict:
-        """Return meta-trajectories; at every position what an agent then knows.
+        """Return meta-trajectories; every position holds what an agent knows at that time.
 
         An action stands at the position of the observation it led to, beside the relabelled reward
         that arrived with it; both are 0 at the first observation of an episode and in padding.

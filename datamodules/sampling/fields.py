@@ -87,7 +87,7 @@ class FieldTable:
         return TensorDict(gathered, batch_size=rows.shape, device=self.device)
 
     def empty(self, rows: int) -> dict[str, Tensor]:
-        """Return room for the fields of so many rows."""
+        """Return uninitialised tensors for the fields of a number of rows."""
         return {k: column.new_empty(rows, *column.shape[1:]) for k, column in self._columns.items()}
 
     def read(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:

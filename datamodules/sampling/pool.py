@@ -17,7 +17,7 @@ class ChunkPool:
 
     Args:
         table: Fields to hold, memory-mapped.
-        chunks: Which chunks are needed when.
+        chunks: Says which chunks each outer step needs.
         tasks: Tasks that may be asked for.
     """
 

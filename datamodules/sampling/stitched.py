@@ -85,7 +85,7 @@ class StitchedEpisodes:
         Args:
             number: Number of the update, from 0.
             count: Meta-trajectories of all processes.
-            mine: Which of them are this process's.
+            mine: This process's part of them.
         """
         return self._table.gather(self._draw(self._fit, count, UPDATES, number).select(mine))
 

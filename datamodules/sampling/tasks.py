@@ -148,7 +148,7 @@ class TaskSampler:
         return BatchRows(tasks, inner, outer)
 
     def _buffers(self, tasks: Rows, number: int) -> tuple[Buffer, Buffer, Rows]:
-        """Return what to draw from at an outer step, and where in it each of the tasks [T] is."""
+        """Return the buffers of an outer step, and the place of each of the tasks [T] in them."""
         if self.chunks is None:
             return self.inner, self.outer, tasks
         first, second = self.chunks

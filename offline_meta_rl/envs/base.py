@@ -132,7 +132,7 @@ class TaskFamily(ABC):
         return box([self.action_size], low=-1.0, high=1.0)
 
     def describe(self, task_seed: int, stages: Sequence[str]) -> Description:
-        """Return what a dataset of all tasks says of them.
+        """Return the description of the family in the manifest of its dataset.
 
         Args:
             task_seed: Seed of the task parameters.
@@ -151,7 +151,7 @@ class TaskFamily(ABC):
         )
 
     def sizes(self) -> DataSizes:
-        """Return the sizes of what the environments give and take."""
+        """Return the sizes of observations, actions and task features."""
         return DataSizes(
             observation_size=self.observation_size,
             action_size=self.action_size,

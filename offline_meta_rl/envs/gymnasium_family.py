@@ -178,7 +178,7 @@ class GymnasiumEngine:
 
 
 def _attribute(env: gymnasium.Env, name: str) -> object:
-    """Return an attribute of the environment, whatever wraps it; None if it has no such."""
+    """Return an attribute of the environment inside its wrappers; None if it has none."""
     inner = env.unwrapped
     return inner.get_wrapper_attr(name) if inner.has_wrapper_attr(name) else None
 

@@ -103,7 +103,7 @@ class Infers(Measured, Protocol):
     """A method with a posterior over what the task is, such as Pearl."""
 
     def infer(self, context: TensorDict) -> Posterior:
-        """Return what contexts [T, B] say of their T tasks."""
+        """Return the posterior over each of T tasks, given their contexts [T, B]."""
 
 
 # ---- what the data offer
@@ -142,7 +142,7 @@ class Explorer(Protocol):
 
     @property
     def action_size(self) -> int:
-        """A."""
+        """A, numbers in an action."""
 
     def begin(self, count: int) -> ExplorerState:
         """Return the filter's state before the first observation of N meta-episodes."""

@@ -223,7 +223,7 @@ def _meta_episodes(
 
 
 def _by_episode(positions: list[NDArray[Number]], num_episodes: int) -> NDArray[Number]:
-    """Return what every position holds, K (H + 1) times [N, ...], as [N, K, H + 1, ...]."""
+    """Stack the values of all positions, K (H + 1) times [N, ...], to [N, K, H + 1, ...]."""
     rows = np.stack(positions, axis=1)
     positions_each = len(positions) // num_episodes
     return rows.reshape(len(rows), num_episodes, positions_each, *rows.shape[2:])

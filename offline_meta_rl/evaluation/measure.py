@@ -27,7 +27,7 @@ def evaluation_data(trainer: lightning.Trainer) -> EvaluationData:
 
 
 def check_datamodule(datamodule: object) -> EvaluationData:
-    """Return a datamodule that has what an evaluation needs.
+    """Check that a datamodule can be evaluated on; return it, typed.
 
     Raises:
         TypeError: a datamodule that has no task dataset.

@@ -149,7 +149,7 @@ def achievable(batch: Mapping[str, Tensor]) -> Floats:
 
 
 def _chance(known: NDArray[np.bool_], excluded: NDArray[np.bool_]) -> float:
-    """Return the mean probability of the task for those who know so much."""
+    """Return the mean probability of guessing the task with this knowledge."""
     return float(np.where(known, 1.0, 1.0 / (~excluded).sum(axis=1)).mean())
 
 

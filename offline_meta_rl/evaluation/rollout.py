@@ -130,7 +130,7 @@ def run_episodes(engine: Engine, act: Act, horizon: int, *, on_state: bool = Fal
 
 
 def _state_of(engine: Engine) -> Callable[[], NDArray[np.float32]]:
-    """Return what tells an engine's state."""
+    """Return the function that reads an engine's state."""
     if not isinstance(engine, StateEngine):
         raise TypeError(
             "A script acts on the simulator's state: expected an engine with state(), found "

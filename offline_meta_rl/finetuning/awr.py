@@ -194,7 +194,7 @@ def network(layers: Parameters, observation_size: int) -> Layers:
 
 
 def _parts(layer: Tensor | LayerParameters) -> list[Tensor]:
-    """Return what is learned of a layer."""
+    """Return the learned tensors of a layer."""
     if isinstance(layer, Tensor):
         return [layer]
     matrix: Any = layer.matrix  # never a ProbedMatrix here

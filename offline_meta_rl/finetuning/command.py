@@ -77,7 +77,7 @@ def fine_tune(
 
 @dataclass(frozen=True)
 class _Task:
-    """What is fine-tuned, on what."""
+    """One fine-tuning: method, data, settings and tasks."""
 
     method: FineTunes
     data: FineTuningData

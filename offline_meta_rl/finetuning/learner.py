@@ -127,7 +127,7 @@ class FineTuningData(EvaluationData, Protocol):
 
 
 def checked(method: object, data: object) -> tuple[FineTunes, FineTuningData]:
-    """Return a method and its data once they are known to have what a fine-tuning asks of them.
+    """Check that a method can be fine-tuned and that its data have tasks; return both, typed.
 
     Raises:
         TypeError: A method that cannot be fine-tuned, or data without tasks.

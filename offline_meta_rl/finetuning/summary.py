@@ -1,4 +1,4 @@
-"""What a fine-tuning came to: curves of all tasks, start against end with intervals.
+"""Summary of a fine-tuning: curves of all tasks, start against end with intervals.
 
 Shapes: T tasks, E episodes.
 """

@@ -215,7 +215,7 @@ def _bootstrap(value: list[Tensor], batch: Batch) -> Tensor:
 
 
 def _target(value: list[Tensor], batch: Batch, settings: MacawSettings) -> Tensor:
-    """Return what the value function regresses onto, [T, B], a constant for all gradients."""
+    """Return the value function's regression target, [T, B], without gradient."""
     # R_D(s, a) of Eq. 2. The paper avoids bootstrapping here: values would take many steps to
     # propagate, and there are only a few (section 4.1).
     if settings.target.kind != "td_lambda":

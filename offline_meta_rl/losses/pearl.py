@@ -202,7 +202,7 @@ def losses_given(
     task_weight: Tensor,
     settings: PearlSettings,
 ) -> dict[str, Tensor]:
-    """Return what ``pearl_losses`` does, from q(z | c), [T, Z]; the encoder is not used."""
+    """Return the losses of ``pearl_losses`` given q(z | c), [T, Z]; the encoder is not used."""
     # One z ~ q(z | c) for each task and update, shared by all its transitions, as in Algorithm 1.
     # Reparameterised, so that the critics' loss reaches the encoder.
     latent = draw_latent(q, noise.latent)

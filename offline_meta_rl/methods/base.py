@@ -292,7 +292,7 @@ class MetaModule(lightning.LightningModule):
     def with_linear_decay(
         self, optimizer: torch.optim.Optimizer, final: float
     ) -> OptimizerLRScheduler:
-        """Return what ``configure_optimizers`` should, so that learning rates fall linearly.
+        """Return the result of ``configure_optimizers`` with linearly falling learning rates.
 
         Args:
             optimizer: The method's one optimizer.
@@ -321,7 +321,7 @@ class MetaModule(lightning.LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep method, random state and dataset by name; refuse to save what is not finite."""
+        """Store method, random state and dataset identity; refuse to save NaN or infinity."""
         for name, parameter in self.named_parameters():
             if not torch.isfinite(parameter).all():
                 raise FloatingPointError(

@@ -82,7 +82,7 @@ def check_shared_settings(model: Mapping[str, object], data: Mapping[str, object
 
 
 def dataset_identity(dataset: TaskDataset) -> dict[str, str]:
-    """Return what a checkpoint says of the data it was trained on."""
+    """Return the identity of a dataset, as checkpoints store it."""
     return {"environment": dataset.manifest.environment["id"], "checksum": dataset.checksum}
 
 

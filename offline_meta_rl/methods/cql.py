@@ -162,7 +162,7 @@ class CQL(CQLModule):
 
     @property
     def context_fields(self) -> tuple[str, ...]:
-        """What tells the task, if the policy is told; observations say how many there are."""
+        """The task's index if the policy sees it; observations give the number of tasks."""
         return ("observation", *(["task"] if self.code_size else []))
 
     @property

@@ -120,7 +120,7 @@ class CQLAgent(nn.Module):
 
 
 class CQLModule(MetaModule):
-    """What the methods share that train a CQLAgent; a subclass says what an observation is.
+    """Base of the methods that train a CQLAgent; a subclass defines the observation.
 
     Args:
         learning: How the agent is moved.

@@ -131,7 +131,7 @@ class ReflectiveExplorer(CQLModule):
 
     @classmethod
     def first_stage(cls, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return what the config of the filter's run differs in; None with another run's filter.
+        """Return the changes that make this config the filter's; None if its filter is given.
 
         Args:
             settings: This class's arguments, plain, all of them.

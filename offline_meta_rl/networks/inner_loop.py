@@ -222,7 +222,10 @@ class AdaptedLayer:
             TypeError: The layer's matrix carries probes, as inside ``meta_gradient``.
         """
         if not isinstance(self.matrix, Tensor):
-            raise TypeError("A matrix that carries probes has no value of its own for each task.")
+            raise TypeError(
+                "Expected a matrix M as a tensor, found one that carries probes. Call parameters "
+                "outside of meta_gradient."
+            )
         matrix = self.matrix.expand(num_tasks, -1, -1)
         for gradient, latent in self.factors:
             # Here M' is formed after all: fine-tuning moves each task's own matrix. [T, D, Z] is a

@@ -58,7 +58,7 @@ def conditioned_mlp(layers: Layers, inputs: Tensor, latent: Tensor) -> Tensor:
 
 
 def of_tasks(layers: Layers, observation_size: int, num_tasks: int, task: Tensor | None) -> Layers:
-    """Return a network of each of T tasks, from one network that is told the task.
+    """Return one network for each of T tasks, from a network whose input names the task.
 
     The one-hot code that ends the network's input becomes a part of the first bias, and what is
     left is a function of the observation.

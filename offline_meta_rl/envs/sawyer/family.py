@@ -63,7 +63,7 @@ class TwoDrawerSawyer(ScriptedFamily):
     def make_engine(
         self, parameters: Array, *, seed: int, num_threads: int | None = None
     ) -> "TwoDrawerSawyerEngine":
-        """Return the engine; it simulates and renders on one thread per core unless told."""
+        """Return the engine; by default it simulates and renders on one thread per core."""
         return TwoDrawerSawyerEngine(self, parameters, seed=seed, num_threads=num_threads)
 
     def script(self, state: NDArray[np.float32], parameters: Array) -> Array:

@@ -45,7 +45,7 @@ class BeliefExplorer:
 
     @property
     def action_size(self) -> int:
-        """A."""
+        """A, numbers in an action."""
         return self.filter.action_size
 
     def begin(self, count: int) -> State:

@@ -22,7 +22,7 @@ from offline_meta_rl.networks.filter.settings import FilterSettings
 from offline_meta_rl.networks.filter.two_level import TwoLevelLatent
 
 LatentMaker = Callable[[int, int], Latent]
-"""Returns a latent state model of the sizes of what is seen and of the action."""
+"""Returns a latent state model, given the sizes of what it sees at a step and of the action."""
 
 
 class VariationalFilter(nn.Module):
@@ -199,7 +199,7 @@ class VariationalFilter(nn.Module):
 
 
 def chosen_latent(settings: FilterSettings) -> LatentMaker:
-    """Return what makes the latent state that the settings name."""
+    """Return the constructor of the latent state model that the settings name."""
     if settings.latent == "recurrent":
         return lambda seen, action: RecurrentLatent(seen, action, settings.recurrent)
     return lambda seen, action: TwoLevelLatent(seen, action, settings.two_level)

@@ -298,7 +298,7 @@ def _by_step(values: Tensor, sizes: list[int]) -> list[tuple[Tensor, ...]]:
 
 
 def _gate_slopes(gates: Tensor, on: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the derivatives of h_t in what goes into its gates.
+    """Return the derivatives of h_t with respect to the inputs of its gates.
 
     With r, u, n the gates and g the part of ``on`` that r scales, h_t = (1 - u) n + u h_{t-1}.
 

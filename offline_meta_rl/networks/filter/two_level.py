@@ -145,7 +145,7 @@ class TwoLevelLatent(Latent):
 
 
 def _project(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return what a first layer makes of the inputs known beforehand, [S, B, in] -> [S, B, out]."""
+    """Apply a first layer to the inputs that are known beforehand, [S, B, in] -> [S, B, out]."""
     return torch.nn.functional.linear(inputs, weight, bias)
 
 
