@@ -34,7 +34,7 @@ class BehaviourLearning(lightning.Callback):
 
     Args:
         every_n_steps: Optimizer steps between two readings.
-        last_episodes: Of each task that are averaged for the log.
+        last_episodes: How many of each task's last episodes are averaged for the log.
     """
 
     def __init__(self, every_n_steps: int = 5000, last_episodes: int = 5) -> None:
@@ -48,7 +48,7 @@ class BehaviourLearning(lightning.Callback):
         """Count from the step a resumed run starts at.
 
         Raises:
-            TypeError: the data are no lifetimes.
+            TypeError: The data are no lifetimes.
         """
         _lifetimes(trainer)
         self._read = trainer.global_step // self.every_n_steps
@@ -62,6 +62,7 @@ class BehaviourLearning(lightning.Callback):
         batch_idx: int,
     ) -> None:
         """Log the last returns when it is time."""
+        # Compared with the last reading: several updates in a batch may step over a multiple.
         due = trainer.global_step // self.every_n_steps
         if due != self._read:
             self._read = due
@@ -140,7 +141,7 @@ def _lifetimes(trainer: lightning.Trainer) -> ServesLifetimes:
     """Return the replays that are watched.
 
     Raises:
-        TypeError: the data are no lifetimes.
+        TypeError: The data are no lifetimes.
     """
     data = datamodule_of(trainer)
     if not isinstance(data, ServesLifetimes):

@@ -27,7 +27,7 @@ class BehaviourSnapshots(lightning.Callback):
         early_steps: Further steps at which to take one, while the agent is still poor.
         episodes: Episodes in every task.
         seed: Seed of the initial states and of the sampled actions.
-        num_threads: Of the simulator; None for one per core.
+        num_threads: Threads of the simulator; None for one per core.
     """
 
     def __init__(
@@ -77,6 +77,7 @@ class BehaviourSnapshots(lightning.Callback):
                 f"{type(pl_module).__name__}. Use SAC, or remove the callback."
             )
         actor = pl_module.behaviour_actor()
+        # A snapshot must not change what training draws; see the class.
         random_state = torch.get_rng_state()
         torch.manual_seed(self.seed)
         mean = self._returns(trainer, actor, stochastic=False)
@@ -99,7 +100,7 @@ class BehaviourSnapshots(lightning.Callback):
         """Return the mean return in every task, [T].
 
         Raises:
-            TypeError: the data come from no task family.
+            TypeError: The data come from no task family.
         """
         data = datamodule_of(trainer)
         if not isinstance(data, ServesAgents):
@@ -108,6 +109,7 @@ class BehaviourSnapshots(lightning.Callback):
                 f"{type(data).__name__}. Use OnlineBuffer, or remove the callback."
             )
         family = data.family
+        # The engine's rows: all episodes of a task beside each other.
         parameters = np.repeat(family.task_parameters(data.task_seed), self.episodes, axis=0)
         features = torch.from_numpy(family.task_features(parameters))
 

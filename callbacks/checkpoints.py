@@ -36,6 +36,7 @@ class LastCheckpoint(ModelCheckpoint):
     ) -> None:
         """Save at every multiple of the interval before the last step."""
         interval = self._every_n_train_steps
+        # The last step's state has to wait for its evaluation; ``on_train_end`` saves it.
         last = 0 < trainer.max_steps <= trainer.global_step
         if interval > 0 and trainer.global_step % interval == 0 and not last:
             self._save(trainer)
@@ -51,6 +52,7 @@ class LastCheckpoint(ModelCheckpoint):
         self._save(trainer)
 
     def _save(self, trainer: pl.Trainer) -> None:
+        # Lightning has no public way to save both the best k and ``last`` at a time of one's own.
         if not self._should_skip_saving_checkpoint(trainer):
             candidates = self._monitor_candidates(trainer)
             self._save_topk_checkpoint(trainer, candidates)

@@ -108,7 +108,7 @@ class Evaluate(lightning.Callback):
 
         Raises:
             TypeError: a datamodule that has no task dataset, or a method that does not adapt.
-            ValueError: unknown split or task, too few transitions for a context.
+            ValueError: Unknown split or task, too few transitions for a context.
         """
         if stage == "predict":
             return
@@ -124,6 +124,8 @@ class Evaluate(lightning.Callback):
         A resumed run evaluates if its checkpoint was written just before an evaluation was due.
         """
         self._train_start = time.perf_counter()
+        # The checkpoint of a step is written before the evaluation that is due at it, so a resumed
+        # run may have one left to do.
         batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
         interval = trainer.val_check_batch or 1
         due = batches % interval == 0 if batches else self.at_start
@@ -171,10 +173,12 @@ class Evaluate(lightning.Callback):
                 num_threads=self.num_threads,
             )
             content = result.to_dict()
+        # All processes need the returns: a checkpoint callback monitors them on each.
         latest = cast(ResultContent, trainer.strategy.broadcast(content))
         if fitting:
             self._evaluation_time += time.perf_counter() - start
             point = history_point(latest, step, self._seconds_trained())
+            # An evaluation that is repeated after a resume replaces the one before.
             self.history = [*(old for old in self.history if old["step"] < step), point]
         if trainer.is_global_zero:
             self._write(trainer, pl_module, latest, step)
@@ -220,6 +224,7 @@ class Evaluate(lightning.Callback):
         step: int,
     ) -> None:
         seconds = self._seconds_trained()
+        # Otherwise an evaluation every few steps would look like slow training.
         training_seconds = seconds - self._evaluation_time
         content: ResultFile = {
             **result,

@@ -37,8 +37,8 @@ class EvaluateExploration(lightning.Callback):
     Args:
         name: Prefix of what is logged.
         num_episodes: Episodes of a meta-episode; None for as many as in training.
-        meta_episodes: At the end and when testing; balanced over the split's test tasks.
-        validation_meta_episodes: At each validation.
+        meta_episodes: Meta-episodes at the end and when testing, balanced over the test tasks.
+        validation_meta_episodes: Meta-episodes at each validation.
         sample_actions: Sample from the policy instead of taking its mean action.
         seed: Seed of initial states and noise.
         batch_size: Meta-episodes that run together; None for all.
@@ -73,7 +73,7 @@ class EvaluateExploration(lightning.Callback):
         return {"history": [dict(point) for point in self.history], "clocks": self.clock.seconds()}
 
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        """Continue them."""
+        """Continue the learning curve and the clocks."""
         history, clocks = state_dict["history"], state_dict["clocks"]
         assert isinstance(history, list)
         assert isinstance(clocks, dict)
@@ -118,6 +118,7 @@ class EvaluateExploration(lightning.Callback):
         if not isinstance(pl_module, Explores):
             return
         self.clock.start()
+        # The checkpoint of a step is written before the evaluation that is due at it.
         batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
         due = batches > 0 and batches % (trainer.val_check_batch or 1) == 0
         known = any(point["step"] == trainer.global_step for point in self.history)
@@ -168,6 +169,7 @@ class EvaluateExploration(lightning.Callback):
         assert found is not None  # the first process measured
         if trainer.state.fn == "fit":
             point = {"step": step, **success_by_name(found["points"])}
+            # An evaluation that is repeated after a resume replaces the one before.
             self.history = [*(old for old in self.history if old["step"] < step), point]
         if trainer.is_global_zero and final:
             self._write(trainer, method, found, step)
@@ -207,6 +209,7 @@ class EvaluateExploration(lightning.Callback):
         origin = describe_run(method, data, step)
         result = {**content, **origin, **self.clock.seconds(), "history": self.history}
         write_json(root / self.results_file, result)
+        # Who opens one drawer blindly is right in one of T tasks.
         chance = 1.0 / len(content["protocol"]["tasks"])
         success_figure({self.name: content["points"]}, root / "success.png", chance=chance)
         to_wandb(trainer, f"{self.name}/success_figure", root / "success.png")

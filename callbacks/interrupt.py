@@ -16,7 +16,7 @@ class Interrupt(Checkpoint):
     evaluation, if one is running) is over. A second signal ends the process at once.
 
     Args:
-        filename: of the checkpoint, in ``checkpoints`` below the trainer's root folder.
+        filename: Name of the checkpoint in ``checkpoints`` below the trainer's root folder.
     """
 
     def __init__(self, filename: str = "interrupted.ckpt") -> None:
@@ -27,6 +27,7 @@ class Interrupt(Checkpoint):
         """Take over the signals from Lightning, with the SIGTERM that it may have noted already."""
         self.request.install()
         if trainer.received_sigterm:
+            # Lightning's handler may have caught one before this callback had its turn.
             self.request.received = signal.SIGTERM
 
     def on_train_batch_end(
@@ -35,10 +36,11 @@ class Interrupt(Checkpoint):
         """Save and stop, on all processes at the same step; after the last one there is no need.
 
         Raises:
-            Interrupted: tells how to resume.
+            Interrupted: Tells how to resume.
         """
         stop = self.request.received is not None
         if trainer.world_size > 1:
+            # The signal may reach one process only, or reach them at different steps.
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         if not stop or 0 < trainer.max_steps <= trainer.global_step:
             return

@@ -29,8 +29,8 @@ class Monitor(pl.Callback):
     best return rather than the last.
 
     Args:
-        gradient_norms: whether to log them.
-        learned: patterns of parameter names, as in file names.
+        gradient_norms: Whether to log them.
+        learned: Patterns of parameter names, as in file names.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Monitor(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Log gradient norms and learned quantities of this step."""
+        # The optimizer has not stepped yet, so the counter is one behind.
         step = trainer.global_step + 1
         interval = max(1, attributes_of(trainer).log_every_n_steps)
         if step % interval or not trainer.loggers:
@@ -83,6 +84,7 @@ def gradient_norms(module: torch.nn.Module) -> dict[str, Tensor]:
         if parameter.grad is not None:
             parts.setdefault(name.split(".")[0], []).append(parameter.grad)
     norms = {
+        # One call for all of a part's tensors; the norm of their norms is the norm of the whole.
         name: torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         for name, gradients in parts.items()
     }
@@ -96,7 +98,7 @@ def learned_values(module: torch.nn.Module, patterns: tuple[str, ...]) -> dict[s
 
     Args:
         module: a method.
-        patterns: of parameter names, as in file names.
+        patterns: Patterns of parameter names, with the wildcards of file names.
 
     Returns:
         ``learned/<name>`` for a scalar, ``learned/<name>/<index>`` for each element of others.
@@ -106,6 +108,7 @@ def learned_values(module: torch.nn.Module, patterns: tuple[str, ...]) -> dict[s
         if not any(fnmatch(name, pattern) for pattern in patterns):
             continue
         value = parameter.detach()
+        # Step sizes and temperatures are learned as logarithms; people want the numbers.
         if "log_" in name:
             name, value = name.replace("log_", ""), value.exp()
         if value.ndim == 0:

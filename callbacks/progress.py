@@ -35,7 +35,7 @@ def stage_of(module: pl.LightningModule | None) -> str | None:
 
 
 def bar_label(module: pl.LightningModule | None) -> str:
-    """Return what the bar counts."""
+    """Return the bar's label: what it counts."""
     stage = stage_of(module)
     return f"{stage}: outer steps" if stage else "outer steps"
 
@@ -101,6 +101,7 @@ class Progress(ProgressBar):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the bar."""
         self.clock.start(trainer.global_step)
+        # The first line soon, so that one sees that the run has started.
         self._next_update = time.monotonic() + min(1.0, self.interval)
         if self.enabled and self.console.is_terminal:
             self._bar = self._on_console(
@@ -119,6 +120,7 @@ class Progress(ProgressBar):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *args: object
     ) -> None:
         """Refresh when it is time."""
+        # What follows the last step is evaluation, not training.
         if trainer.global_step == trainer.max_steps:
             self.clock.pause()
         if self.enabled and time.monotonic() >= self._next_update:

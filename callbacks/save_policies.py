@@ -13,7 +13,7 @@ class SavePolicies(lightning.Callback):
     """Save every adapted policy as state dict (``policy.pt``) and program (``policy.pt2``).
 
     Args:
-        folder: below the trainer's root folder, unless absolute; gets ``task_<index>`` folders.
+        folder: Below the trainer's root folder, unless absolute; gets ``task_<index>`` folders.
     """
 
     def __init__(self, folder: str = "policies") -> None:
@@ -31,15 +31,15 @@ class SavePolicies(lightning.Callback):
         """Save what ``predict_step`` returned.
 
         Args:
-            trainer: the trainer.
-            pl_module: the method.
-            outputs: the policies of the batch's tasks, a BatchedPolicy.
-            batch: has ``task``, the index of every task, [T].
-            batch_idx: not used.
-            dataloader_idx: not used.
+            trainer: The trainer.
+            pl_module: The method.
+            outputs: The policies of the batch's tasks, a BatchedPolicy.
+            batch: Has ``task``, the index of every task, [T].
+            batch_idx: Not used.
+            dataloader_idx: Not used.
 
         Raises:
-            TypeError: the method's ``predict_step`` returns something else.
+            TypeError: The method's ``predict_step`` returns something else.
         """
         if not isinstance(outputs, BatchedPolicy):
             raise TypeError(
@@ -47,6 +47,7 @@ class SavePolicies(lightning.Callback):
                 f"{type(outputs).__name__}. Return one, of the batch's tasks."
             )
         root = Path(trainer.default_root_dir) / self.folder
+        # One index for each task, or one for each of its rows.
         tasks = batch["task"].reshape(len(batch["task"]), -1)[:, 0].tolist()
         for index, task in enumerate(tasks):
             policy = outputs.task(index)

@@ -35,7 +35,7 @@ class WatchBeliefs(lightning.Callback):
 
     Args:
         rows: Meta-trajectories whose reconstructions are drawn; 0 for none.
-        images: Of each of them, evenly spaced over time.
+        images: Images drawn of each of them, evenly spaced over time.
     """
 
     def __init__(self, rows: int = 4, images: int = 12) -> None:
@@ -48,7 +48,7 @@ class WatchBeliefs(lightning.Callback):
         return {"history": [dict(point) for point in self.history], "clocks": self.clock.seconds()}
 
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        """Continue them."""
+        """Continue the learning curve and the clocks."""
         history, clocks = state_dict["history"], state_dict.get("clocks")
         assert isinstance(history, list)
         self.history = [ProbePoint(step=each["step"], probe=each["probe"]) for each in history]
@@ -108,12 +108,14 @@ class WatchBeliefs(lightning.Callback):
         found = probe(method, item)
         metrics = {f"probe/{name}": value for name, value in found.metrics().items()}
         if final:
+            # The control: with shuffled labels the accuracy must fall to chance.
             control = probe(method, item, np.random.default_rng(0)).metrics()
             metrics |= {
                 f"probe_shuffled/{name}": value
                 for name, value in control.items()
                 if not name.endswith("achievable")
             }
+        # An evaluation that is repeated after a resume replaces the one before.
         self.history = [point for point in self.history if point["step"] < step]
         self.history.append(ProbePoint(step=step, probe=_shown(found.metrics())))
         if trainer.is_global_zero:

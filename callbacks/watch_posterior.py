@@ -20,10 +20,10 @@ class WatchPosterior(lightning.Callback):
     """Draws after training and after testing; the first process does the work.
 
     Args:
-        contexts: drawn for each task, at least 2.
-        context_size: transitions of each.
-        seed: of the contexts.
-        name: of the files, without their ending.
+        contexts: Contexts to draw for each task, at least 2.
+        context_size: Transitions of each context.
+        seed: Seed of the contexts.
+        name: Name of the files, without their ending.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class WatchPosterior(lightning.Callback):
             self._draw(trainer, pl_module)
 
     def on_test_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Draw."""
+        """Draw the posterior of the tested checkpoint."""
         self._draw(trainer, pl_module)
 
     def _draw(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -66,6 +66,7 @@ class WatchPosterior(lightning.Callback):
         data = evaluation_data(trainer)
         means = self._means(_inferring(pl_module), data)
         parameters = np.asarray(data.dataset.manifest.task_parameters, dtype=np.float64)
+        # Held-out tasks are marked: the encoder has never seen their data.
         held_out = ~np.isin(np.arange(len(means)), data.train_tasks)
         root = Path(trainer.default_root_dir)
         draw_posterior(means, parameters, held_out, root / f"{self.name}.png")
@@ -85,6 +86,7 @@ class WatchPosterior(lightning.Callback):
         tasks = range(data.dataset.manifest.num_tasks)
         means = [
             method.infer(data.context(tasks, self.context_size, seed=seed).to(method.device)).mean
+            # Several contexts of each task, to show how far their posterior means lie apart.
             for seed in range(self.seed, self.seed + self.contexts)
         ]
         return np.asarray(torch.stack(means, dim=1).cpu().double().numpy())
@@ -94,7 +96,7 @@ def _inferring(module: lightning.LightningModule) -> Infers:
     """Return a module as a method with a posterior.
 
     Raises:
-        TypeError: it has none.
+        TypeError: The method has no posterior over tasks.
     """
     if not isinstance(module, Infers):
         raise TypeError(

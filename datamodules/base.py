@@ -79,6 +79,7 @@ class DatasetModule(lightning.LightningDataModule, ABC):
     @property
     def is_open(self) -> bool:
         """Whether ``setup`` has opened the dataset; Lightning calls it before every stage."""
+        # Opening costs seconds and memory, so it is done once.
         return "dataset" in vars(self)
 
     @property
@@ -101,13 +102,13 @@ class DatasetModule(lightning.LightningDataModule, ABC):
         """Collect the dataset if it is missing; other processes wait meanwhile.
 
         Raises:
-            FileNotFoundError: it does not exist, and ``collect`` is off.
+            FileNotFoundError: It does not exist, and ``collect`` is off.
         """
         prepare_dataset(self.env, self.path, self.collection, collecting=self.collect)
 
     @abstractmethod
     def batch(self, step: int, *, rank: int = 0, world_size: int = 1) -> TensorDict:
-        """Return batch number ``step``, or one process's part of it."""
+        """Return batch number ``step``, [U, T] or [U, B], or one process's part of it."""
 
     def train_dataloader(self) -> TaskLoader:
         """Batches, endlessly different."""

@@ -54,10 +54,10 @@ class LifetimeBuffers(ReplayModule):
         replay: How each replay is filled and drawn from.
         shaping: The reward that the agents see.
         steps_per_epoch: Batches Lightning calls an epoch.
-        num_threads: Of the simulator's pool; None for one per core.
+        num_threads: Threads of the simulator's pool; None for one per core.
 
     Raises:
-        ValueError: an unknown family, one with images, or an impossible lifetime.
+        ValueError: An unknown family, one with images, or an impossible lifetime.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class LifetimeBuffers(ReplayModule):
         self._held = contextlib.ExitStack()
 
     def sizes(self) -> DataSizes:
-        """Return the sizes of what the environments give and take, for the trained tasks."""
+        """Return the family's sizes, with the number of trained tasks."""
         return replace(self.family.sizes(), num_tasks=self.num_agents)
 
     @property
@@ -117,8 +117,8 @@ class LifetimeBuffers(ReplayModule):
         """Check that one process trains, no longer than the lifetimes, towards a new dataset.
 
         Raises:
-            ValueError: several processes, or more updates than the lifetimes hold.
-            FileExistsError: the dataset is there already.
+            ValueError: Several processes, or more updates than the lifetimes hold.
+            FileExistsError: The dataset is there already.
         """
         if stage == "fit" and self.trainer is not None:
             root = Path(self.trainer.default_root_dir)
@@ -129,8 +129,8 @@ class LifetimeBuffers(ReplayModule):
         """Open the replays, where the restored checkpoint left them; return the loader, itself.
 
         Raises:
-            ValueError: they do not belong to the checkpoint, or to these settings.
-            FileExistsError: there are replays, and no checkpoint to go on from.
+            ValueError: They do not belong to the checkpoint, or to these settings.
+            FileExistsError: There are replays, and no checkpoint to go on from.
         """
         if self.storage is None:
             self._held.enter_context(dataset_lock(self.path))
@@ -185,6 +185,8 @@ class LifetimeBuffers(ReplayModule):
         result = self.engine.step(action.numpy())
         before = self.observation.numpy()
         columns = transition_columns(before, action.numpy(), result, storage.terms)
+        # Every step is written, also where the simulator diverged: the dataset marks these, and
+        # each replay has one row for each step.
         storage.write(self.env_steps, columns)
         ended = columns["terminated"].astype(bool) | columns["truncated"].astype(bool)
         following = self.engine.reset(ended) if ended.any() else result.observation
@@ -200,7 +202,10 @@ class LifetimeBuffers(ReplayModule):
             self.stage_returns.append(mean_action_returns(self.lives, agents_of(self.trainer)))
 
     def batch(self, storage: LifetimeStorage) -> TensorDict:
-        """Draw transitions of each task from its own replay, with the reward its agent sees now."""
+        """Draw transitions [U, T, B] of each task from its own replay.
+
+        The reward is the one that the task's agent sees now.
+        """
         shape = (self.replay.updates_per_step, self.replay.batch_size)
         rows = storage.draw(shape, self.env_steps, self.generator)
         names = ("observation", "action", "reward", "next_observation", "terminated")
@@ -228,6 +233,7 @@ class LifetimeBuffers(ReplayModule):
         """Counters, simulator and generator; the replays are on the disk when this returns."""
         if self.storage is None:
             return {}
+        # Before the checkpoint: one that is ahead of the replays could not be resumed.
         self.storage.flush()
         write_progress(self.storage, self.env_steps)
         return {
@@ -251,7 +257,7 @@ class LifetimeBuffers(ReplayModule):
         """Return the replays, which ``train_dataloader`` opened.
 
         Raises:
-            RuntimeError: it was not called.
+            RuntimeError: It was not called.
         """
         if self.storage is None:
             raise RuntimeError("The replays are closed: call train_dataloader first.")

@@ -20,7 +20,7 @@ def check_lifetime(
     """Check the tasks and that every stage of a lifetime holds whole episodes.
 
     Raises:
-        ValueError: names the argument, what was expected and what was found.
+        ValueError: Names the argument, what was expected and what was found.
     """
     unknown = [task for task in tasks if not 0 <= task < family.num_tasks]
     if not tasks or unknown or len(set(tasks)) < len(tasks):
@@ -46,8 +46,8 @@ def check_trainer(trainer: lightning.Trainer, planned_updates: int, path: Path) 
     """Check that one process trains, no longer than the lifetimes, towards a new dataset.
 
     Raises:
-        ValueError: several processes, or more updates than the lifetimes hold.
-        FileExistsError: the dataset is there already.
+        ValueError: Several processes, or more updates than the lifetimes hold.
+        FileExistsError: The dataset is there already.
     """
     check_one_process(trainer, "LifetimeBuffers")
     if not 0 < trainer.max_steps <= planned_updates:
@@ -64,7 +64,7 @@ def check_trainer(trainer: lightning.Trainer, planned_updates: int, path: Path) 
 
 
 def write_progress(storage: LifetimeStorage, steps: int) -> None:
-    """Note that so many steps of every lifetime are safely on the disk."""
+    """Record how many steps of every lifetime are safely on the disk."""
     write_json(storage.folder / PROGRESS_FILE, {"steps": steps})
 
 
@@ -80,11 +80,11 @@ def check_fresh_start(partial: Path, storage: LifetimeStorage, updates: int) -> 
     Args:
         partial: Folder of the dataset to be.
         storage: The replays in it.
-        updates: That the agents have behind them.
+        updates: Updates that the agents have had.
 
     Raises:
-        ValueError: the agents come from a checkpoint.
-        FileExistsError: there are replays.
+        ValueError: The agents come from a checkpoint.
+        FileExistsError: There are replays.
     """
     if updates:
         raise ValueError(
@@ -107,11 +107,11 @@ def check_same_lifetimes(
     Args:
         partial: Folder of the dataset to be.
         storage: The replays in it.
-        steps: Of every lifetime, that the checkpoint's run had taken.
-        fingerprint: Of the replays then.
+        steps: Steps of every lifetime that the checkpoint's run had taken.
+        fingerprint: Fingerprint of the replays at that time.
 
     Raises:
-        ValueError: they are others, or have fewer steps.
+        ValueError: They are others, or have fewer steps.
     """
     if storage.fingerprint(steps) != fingerprint:
         raise ValueError(

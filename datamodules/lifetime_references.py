@@ -19,7 +19,7 @@ from offline_meta_rl.evaluation.rollout import Act
 
 
 def mean_action_returns(lives: Lives, agents: ActsInEnvironments) -> list[float]:
-    """Return what the agents' mean actions reach now, over ten episodes in each task, [T]."""
+    """Return the agents' mean returns with mean actions, over ten episodes in each task, [T]."""
 
     def act_for(_: Array) -> Act:
         def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -40,8 +40,8 @@ def lifetime_references(
 
     Args:
         lives: The lifetimes.
-        agents: As they are now.
-        stage_returns: Of ``mean_action_returns`` at the end of every stage but the last, [T] each.
+        agents: The agents at the end of their lifetimes.
+        stage_returns: ``mean_action_returns`` at the end of every stage but the last, [T] each.
     """
     final = mean_action_returns(lives, agents)
     return {

@@ -30,7 +30,7 @@ class Lives:
         num_stages: Equal parts of a lifetime.
         seed: Seed of initial states, noise and the replays' draws.
         task_seed: Seed of the task parameters.
-        num_threads: Of the simulator's pool; None for one per core.
+        num_threads: Threads of the simulator's pool; None for one per core.
     """
 
     family: TaskFamily
@@ -84,6 +84,7 @@ def kept_terms(family: TaskFamily, parameters: Array, shaping: Shaping) -> list[
     """Return the summands of the reward that have to be kept for the agents' own reward."""
     if not shaping.reweighs:
         return []
+    # Which summands there are only an engine's step tells.
     engine = family.make_engine(parameters[:1], seed=0, num_threads=1)
     engine.reset()
     known = engine.step(np.zeros((1, family.action_size))).reward_terms
@@ -100,10 +101,10 @@ def transition_columns(
     """Return one step of all tasks as LifetimeStorage keeps it; numbers that are not finite as 0.
 
     Args:
-        observation: before the step, [T, O].
-        action: taken, [T, A].
-        result: of the simulator. Where it diverged, the episode counts as truncated.
-        terms: of the reward, to keep.
+        observation: Observations before the step, [T, O].
+        action: Actions taken, [T, A].
+        result: What the engine returned. Where it diverged, the episode counts as truncated.
+        terms: Names of the reward's summands to keep.
     """
     finite = np.isfinite(result.observation).all(axis=1) & np.isfinite(result.reward)
     diverged = result.diverged | ~finite
@@ -113,6 +114,7 @@ def transition_columns(
         "reward": np.nan_to_num(result.reward),
         "next_observation": np.nan_to_num(result.observation),
         "terminated": result.terminated,
+        # A diverged episode was cut off; it did not end by itself.
         "truncated": (result.truncated | diverged) & ~result.terminated,
         "diverged": diverged,
     }
@@ -128,10 +130,10 @@ def lifetime_storage(lives: Lives, shaping: Shaping, folder: Path) -> LifetimeSt
     Args:
         lives: Whose replays.
         shaping: The reward that the agents see.
-        folder: Of the arrays; made if it is missing.
+        folder: Folder of the arrays; made if it is missing.
 
     Raises:
-        OSError: the disk has not enough room.
+        OSError: The disk has not enough room.
     """
     return LifetimeStorage(
         folder,
@@ -146,10 +148,10 @@ def lifetime_storage(lives: Lives, shaping: Shaping, folder: Path) -> LifetimeSt
 def lifetime_writer(
     lives: Lives, path: Path, agents: ActsInEnvironments, data: Mapping[str, object]
 ) -> DatasetWriter:
-    """Return the writer of the dataset to be; what decides its content is its provenance.
+    """Return the writer of the dataset, with the settings that decide its content as provenance.
 
     Args:
-        lives: Of which the dataset is made.
+        lives: The lifetimes that the dataset is made of.
         path: Folder of the finished dataset.
         agents: Their settings are kept.
         data: Settings of the datamodule.

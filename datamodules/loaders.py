@@ -36,7 +36,7 @@ class NumberedBatches(Protocol):
     trainer: lightning.Trainer | None
 
     def batch(self, step: int, *, rank: int = 0, world_size: int = 1) -> TensorDict:
-        """Return batch number ``step``, or one process's part of it."""
+        """Return batch number ``step``, [U, T] or [U, B], or one process's part of it."""
 
     def state_dict(self) -> State:
         """Return the counters."""
@@ -76,6 +76,8 @@ class TaskLoader:
             self._prefetch,
         )
         for batch in self._batches:
+            # Counted before the batch is used: a checkpoint written after its steps continues
+            # behind it.
             buffers.batches_served += 1
             yield batch
 
@@ -105,9 +107,9 @@ def made_ahead(
     closed, or left by an error; an error in the thread is raised where its result was due.
 
     Args:
-        make: makes one item.
-        numbers: of the items.
-        depth: items made ahead; 0 makes each when it is due, without a thread.
+        make: Makes one item.
+        numbers: Numbers of the items, in order.
+        depth: Items made ahead; 0 makes each when it is due, without a thread.
     """
     if depth == 0:
         yield from map(make, numbers)
@@ -117,9 +119,11 @@ def made_ahead(
     try:
         for number in numbers:
             pending.append(executor.submit(make, number))
+            # One item is due, ``depth`` more are being made.
             if len(pending) > depth:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
     finally:
+        # Also where the generator is closed early, or the thread would keep the process alive.
         executor.shutdown(cancel_futures=True)

@@ -159,7 +159,7 @@ class MetaTrajectories(DatasetModule):
         """Open the dataset, check that it can be stitched, and load it.
 
         Raises:
-            FileNotFoundError: no dataset there.
+            FileNotFoundError: No dataset there.
             ValueError: a dataset of another environment, unknown split, fewer than two tasks or
                 two episodes of a task, no success, observations that are no images.
         """
@@ -183,7 +183,7 @@ class MetaTrajectories(DatasetModule):
             self._check_processes()
 
     def batch(self, step: int, *, rank: int = 0, world_size: int = 1) -> TensorDict:
-        """Return batch number ``step``, or one process's part of it.
+        """Return batch number ``step``, or one process's part of it, [U, B].
 
         ``weight`` is 1 / size of the whole batch, so that weighted losses sum up over processes.
         """
@@ -232,6 +232,7 @@ class MetaTrajectories(DatasetModule):
             lambda: compute_beliefs(model, self._stitched, self.beliefs.count, [self.seed, NOISE]),
         )
         cache = cache.to(device_of(model))
+        # Beliefs mean nothing in padding, so it has no part in their statistics.
         valid = cache["belief"][cache["mask"]]
         mean, spread = valid.mean(dim=0), valid.std(dim=0).clamp_min(SMALLEST_SPREAD)
         cache["belief"] = (cache["belief"] - mean) / spread
@@ -253,7 +254,7 @@ class MetaTrajectories(DatasetModule):
         )
 
     def held_out_item(self) -> TensorDict:
-        """Return ``fit`` and ``held_out`` meta-trajectories, always the same."""
+        """Return ``fit`` and ``held_out`` meta-trajectories, [M] each, always the same."""
         return self._stitched.held_out_item()
 
     def val_dataloader(self) -> HeldOutLoader:
@@ -262,6 +263,7 @@ class MetaTrajectories(DatasetModule):
 
     def _policy_rows(self, number: int, count: int) -> Rows:
         """Draw the transitions of one update of the policy; depends on its own number alone."""
+        # A generator for each update: how many updates share a batch does not change any of them.
         rng = np.random.default_rng([self.seed, POLICY, number])
         return rng.integers(count, size=self.beliefs.batch_size)
 

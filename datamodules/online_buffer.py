@@ -39,10 +39,10 @@ class OnlineBuffer(ReplayModule):
             what was seen on the way to one goal teaches the others. Only where all tasks move
             alike, and the reward depends on them through the torso's velocity.
         steps_per_epoch: Batches Lightning calls an epoch.
-        num_threads: Of the simulator's pool; None for one per core.
+        num_threads: Threads of the simulator's pool; None for one per core.
 
     Raises:
-        ValueError: the family's observations are images, or its tasks cannot be relabelled.
+        ValueError: The family's observations are images, or its tasks cannot be relabelled.
     """
 
     num_agents = 1
@@ -81,13 +81,13 @@ class OnlineBuffer(ReplayModule):
         """Check that one process trains.
 
         Raises:
-            ValueError: several processes; each would fill a replay of its own.
+            ValueError: Several processes; each would fill a replay of its own.
         """
         if self.trainer is not None:
             check_one_process(self.trainer, "OnlineBuffer")
 
     def sizes(self) -> DataSizes:
-        """Return the sizes of what the environments give and take."""
+        """Return the sizes of the family's observations, actions and task features."""
         return self.family.sizes()
 
     @property
@@ -105,6 +105,7 @@ class OnlineBuffer(ReplayModule):
             seen = torch.cat([self.observation, self.task_features], dim=1)
             action = agents_of(self.trainer).act(seen[None], torch.randn(1, *size))[0]
         result = self.engine.step(action.numpy())
+        # Without steps that diverged: the simulator reset the state by itself inside them.
         self.replay.extend(self._transitions(action, result)[torch.from_numpy(~result.diverged)])
         ended = result.terminated | result.truncated
         following = self.engine.reset(ended) if ended.any() else result.observation
@@ -145,11 +146,12 @@ class OnlineBuffer(ReplayModule):
         return TensorDict(columns, batch_size=[len(told)]).reshape(*shape)
 
     def draw_tasks_anew(self, drawn: TensorDict, family: LocomotionFamily) -> None:
-        """Give a share of the transitions another task, and the reward's term for it, in place."""
+        """Give a share of transitions [B] another task, and its term of the reward, in place."""
         terms = drawn["reward_terms"]
         chosen = torch.rand(drawn.shape) < self.relabel
         task = torch.randint(len(self.parameters), (int(chosen.sum()),))
         velocity = torch.stack([terms["velocity_x"][chosen], terms["velocity_y"][chosen]], dim=1)
+        # The other summands of the reward do not depend on the task.
         reward = family.task_reward(velocity.numpy(), self.parameters[task.numpy()])
         terms["task"][chosen] = torch.from_numpy(reward).float()
         drawn["task_features"][chosen] = self.task_features[task]
@@ -182,10 +184,10 @@ class OnlineBuffer(ReplayModule):
 
 
 def _relabelled(family: TaskFamily) -> LocomotionFamily:
-    """Return the family, if one task's transitions say what another would have paid.
+    """Return the family, if the reward of one task's transitions can be computed for another.
 
     Raises:
-        ValueError: its tasks differ in more than a reward for velocity.
+        ValueError: Its tasks differ in more than a reward for velocity.
     """
     if not isinstance(family, LocomotionFamily) or family.per_task_model:
         raise ValueError(

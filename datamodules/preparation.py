@@ -33,8 +33,8 @@ def data_sizes(env: str, path: Path) -> DataSizes:
     """Return the sizes of a dataset, or of the family whose data are to be collected.
 
     Args:
-        env: short name of the family, or gymnasium id.
-        path: the dataset's folder, which need not exist yet.
+        env: Short name of the family, or gymnasium id.
+        path: The dataset's folder, which need not exist yet.
     """
     if (path / MANIFEST_FILE).is_file():
         return DataSizes.of_manifest(Manifest.read(path))
@@ -47,7 +47,7 @@ def prepare_dataset(env: str, path: Path, collection: Collection, *, collecting:
     Of several processes one collects; the others wait and find it finished.
 
     Raises:
-        FileNotFoundError: it does not exist, and ``collecting`` is off.
+        FileNotFoundError: It does not exist, and ``collecting`` is off.
     """
     if path.exists():
         return
@@ -65,7 +65,7 @@ def family_named(env: str) -> "TaskFamily":
     """Return the task family of a short name or gymnasium id.
 
     Raises:
-        ValueError: there is none.
+        ValueError: There is none.
     """
     import gymnasium
 
@@ -86,7 +86,7 @@ def check_environment(dataset: TaskDataset, env: str) -> None:
     """Check that a dataset is of the environment that was asked for.
 
     Raises:
-        ValueError: it is of another one.
+        ValueError: It is of another one.
     """
     manifest = dataset.manifest
     env_id = manifest.environment["id"]
@@ -102,7 +102,7 @@ def check_vectors(dataset: TaskDataset) -> None:
     """Check that observations are vectors, for what serves single transitions.
 
     Raises:
-        ValueError: they are images, which are served as whole episodes.
+        ValueError: They are images, which are served as whole episodes.
     """
     space = dataset.manifest.observation_space
     if dataset.manifest.has_images:
@@ -118,7 +118,7 @@ def check_vector_family(family: "TaskFamily") -> None:
     """Check that an agent that is trained online can see the observations of a family.
 
     Raises:
-        ValueError: they are images; the replays hold vectors.
+        ValueError: They are images; the replays hold vectors.
     """
     if family.observation_dtype == "uint8":
         raise ValueError(
@@ -133,7 +133,7 @@ def check_intervals(trainer: lightning.Trainer | None, updates: int) -> None:
 
     Args:
         trainer: None outside of a run.
-        updates: outer steps in each batch.
+        updates: Outer steps in each batch.
 
     Raises:
         ValueError: ``max_steps`` or a checkpoint's interval is no multiple of it.

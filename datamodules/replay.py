@@ -75,7 +75,7 @@ def agents_of(trainer: lightning.Trainer | None) -> ActsInEnvironments:
     """Return the agents that are trained.
 
     Raises:
-        TypeError: the trainer's module has no ``act``.
+        TypeError: The trainer's module has no ``act``.
     """
     module: object = trainer.lightning_module if trainer else None
     if not isinstance(module, ActsInEnvironments):
@@ -90,11 +90,11 @@ def check_one_process(trainer: lightning.Trainer, replay: str) -> None:
     """Check that one process trains: each of several would fill a replay of its own.
 
     Args:
-        trainer: Of the run.
+        trainer: The run's trainer.
         replay: Class name, for the message.
 
     Raises:
-        ValueError: several processes.
+        ValueError: Several processes.
     """
     if trainer.world_size > 1:
         raise ValueError(

@@ -28,7 +28,7 @@ class Storage:
         prefetch: Batches made ahead by a thread; None for 4 with chunks, none with rows.
 
     Raises:
-        ValueError: names the setting, what was expected and what was found.
+        ValueError: Names the setting, what was expected and what was found.
     """
 
     device: str = "auto"
@@ -63,9 +63,9 @@ def data_device(
     """Return the device for a dataset's fields, None to leave them memory-mapped.
 
     Args:
-        dataset: the dataset.
+        dataset: The dataset.
         wanted: "auto", "disk" for memory-mapped, or a torch device.
-        trainer: its device is meant by "auto", as long as the dataset is below 4 GiB.
+        trainer: The trainer, whose device "auto" is while the dataset is below 4 GiB.
     """
     own = trainer.strategy.root_device if trainer else torch.device("cpu")
     total = sum(entry.bytes for entry in dataset.manifest.arrays.values())
@@ -79,4 +79,5 @@ def data_device(
             total / 1e9,
         )
         return None
+    # "cuda" means the trainer's own device of that kind, not the first one.
     return own if wanted in ("auto", own.type) else torch.device(wanted)

@@ -40,7 +40,7 @@ class TaskBuffers(DatasetModule):
         split: Name of the split into train and test tasks.
         fields: What a batch holds: stored keys, ``return_to_go``, ``terminal_observation``,
             ``terminal_discount``, ``task``.
-        discount: Per step, of returns to go.
+        discount: Discount per step of the returns to go, 0 to 1.
         seed: Seed of the batches.
         batches: How many tasks and transitions an outer step sees, and which.
         storage: Where the data live, and how what does not fit in memory is read.
@@ -48,7 +48,7 @@ class TaskBuffers(DatasetModule):
         steps_per_epoch: Batches Lightning calls an epoch.
 
     Raises:
-        ValueError: settings that do not go together.
+        ValueError: Settings that do not go together.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -110,7 +110,7 @@ class TaskBuffers(DatasetModule):
         """Open the dataset, check it against the settings, and load the fields.
 
         Raises:
-            FileNotFoundError: no dataset there.
+            FileNotFoundError: No dataset there.
             ValueError: a dataset of another environment or of images, unknown split, too few tasks
                 or rows.
         """
@@ -119,6 +119,8 @@ class TaskBuffers(DatasetModule):
         if stage in (None, "fit"):
             self._sampler.check()
             chunks = dict.fromkeys(self._sampler.chunks or ())
+            # One pool where inner and outer batches share their rows, so that no chunk is held
+            # twice.
             self._pools = [ChunkPool(self._table, each, self.train_tasks) for each in chunks]
             check_intervals(self.trainer, self.batches.updates)
 
@@ -161,6 +163,7 @@ class TaskBuffers(DatasetModule):
         """
         rows = self._sampler.batch(step)
         mine = rows.shard(rank, world_size)
+        # ``weight`` is 1 / tasks of all processes, not of this one's share.
         return self._assemble(mine.tasks, rows.tasks.shape[1], **self._gather(step, mine))
 
     def context(
@@ -177,22 +180,23 @@ class TaskBuffers(DatasetModule):
         A task's context depends on the seed and the task alone, not on the other tasks.
 
         Args:
-            tasks: indices of T tasks.
-            size: transitions B of each.
-            seed: of the draw.
-            fields: what to return; None for the datamodule's own fields.
-            slice: part of the data to draw from; None for that of inner batches.
+            tasks: Indices of T tasks.
+            size: Transitions B of each.
+            seed: Seed of the draw.
+            fields: What to return; None for the datamodule's own fields.
+            slice: Part of the data to draw from; None for that of inner batches.
 
         Returns:
             The contexts, [T, B].
 
         Raises:
-            ValueError: unknown task, stage or field, or too few transitions.
+            ValueError: Unknown task, stage or field, or too few transitions.
         """
         stride = self.batches.stride
         buffer = None if slice is None else make_buffer(self.dataset, slice, stride)
         table = self._table
         if fields is not None and tuple(fields) != table.fields:
+            # Rare and small, so these fields are read from the disk rather than kept on the device.
             table = FieldTable(self.dataset, fields, self.discount, None)
         return table.gather(self._sampler.context(tasks, size, seed, buffer))
 

@@ -33,7 +33,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 def filter_identity(model: VariationalFilter) -> Identity:
-    """Return what tells a filter from others: a checksum of its weights, and its settings."""
+    """Return a filter's identity: a checksum of its weights, and its settings."""
     return {"weights": tensor_checksum(model.state_dict()), "settings": to_plain(model.settings)}
 
 
@@ -56,12 +56,13 @@ def compute_beliefs(
         model: The filter.
         stitched: Draws the meta-trajectories.
         count: M.
-        seeds: Of the filter's noise.
+        seeds: Numbers that the seed of the filter's noise is made from.
 
     Returns:
         TensorDict [M, S] of belief, action, reward and mask.
     """
     seed = int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0])
+    # On the CPU, so that the noise is the same whichever device the filter is on.
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for batch in stitched.for_beliefs(count, ROWS):
@@ -83,9 +84,10 @@ def cached_beliefs(
         compute: Returns them: TensorDict [M, S] of belief [M, S, Z], action, reward and mask.
 
     Raises:
-        ValueError: the file is damaged, or of other beliefs.
+        ValueError: The file is damaged, or of other beliefs.
     """
     file = folder / f"{checksum(json.dumps(identity, sort_keys=True).encode())}.pt"
+    # Of several processes one computes; the others wait here, and find the file.
     with path_lock(file):
         if not file.is_file():
             computed = compute()
@@ -102,9 +104,10 @@ def _read(file: Path, identity: Identity) -> TensorDict:
     """Read a file of beliefs.
 
     Raises:
-        ValueError: it is damaged, or of other beliefs.
+        ValueError: It is damaged, or of other beliefs.
     """
     try:
+        # weights_only: reading a file must not run code.
         content = torch.load(file, map_location="cpu", weights_only=True)
         tensors, found = content["tensors"], content["identity"]
         whole = tensor_checksum(tensors) == content["checksum"]

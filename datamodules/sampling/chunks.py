@@ -28,13 +28,13 @@ class Chunks:
     """The chunks of all tasks and the order in which they are read.
 
     Attributes:
-        buffer: rows that may be drawn, of every task.
-        size: rows of a chunk at most; those of one task differ by one row at most.
-        per_task: chunks of the window of each task, C; all of a task's chunks if it has fewer.
-        rows_per_step: rows that an outer step draws from each task on average. A window moves on by
+        buffer: Rows that may be drawn, of every task.
+        size: Rows of a chunk at most; those of one task differ by one row at most.
+        per_task: Chunks of the window of each task, C; all of a task's chunks if it has fewer.
+        rows_per_step: Rows that an outer step draws from each task on average. A window moves on by
             one chunk when so many rows were drawn: one pass draws as many rows as there are.
-        seed: of the order.
-        stream: tells apart the orders of several Chunks with one seed.
+        seed: Seed of the order.
+        stream: Number that tells apart the orders of several Chunks with one seed.
     """
 
     buffer: Buffer
@@ -55,7 +55,7 @@ class Chunks:
         return result
 
     def rows(self, task: int, chunk: int) -> Rows:
-        """Return the row numbers of one chunk, ascending."""
+        """Return the row numbers of one chunk, ascending, [R]."""
         start, stop = self.bounds(task)[chunk : chunk + 2]
         return self.buffer.rows_of(task)[start:stop]
 
@@ -70,9 +70,13 @@ class Chunks:
         count = self.count(task)
         if count <= self.per_task:
             return np.arange(count)
+        # Chunks per outer step, so that one pass over the chunks draws as many rows as there are.
         speed = self.rows_per_step * count / self.buffer.size[task]
+        # The golden ratio spreads the tasks: otherwise all of them would read a chunk at the same
+        # step.
         epoch, first = divmod(int(step * speed + task * GOLDEN_RATIO), count)
         key = (self.seed, self.stream, task, count, self.per_task)
+        # A window at the end of one epoch reaches into the next.
         following = [_order(*key, epoch), _order(*key, epoch + 1)]
         return np.concatenate(following)[first : first + self.per_task]
 
@@ -90,7 +94,7 @@ class Chunks:
         """Check that a window of each task has enough rows.
 
         Raises:
-            ValueError: names the first task whose window has not.
+            ValueError: Names the first task whose window has not.
         """
         for task in tasks:
             found = self.window_size(task)
@@ -115,13 +119,13 @@ def make_chunks(
     """Return the chunks of inner and outer batches; one and the same if their buffers are.
 
     Args:
-        inner: rows of inner batches.
-        outer: rows of outer batches.
-        size: rows of a chunk.
-        per_task: chunks of a task's window.
-        batch_sizes: rows of an inner and of an outer batch.
-        share: of the train tasks that are in one outer step.
-        seed: of the order.
+        inner: Rows of inner batches.
+        outer: Rows of outer batches.
+        size: Rows of a chunk.
+        per_task: Chunks of a task's window.
+        batch_sizes: Rows of an inner and of an outer batch.
+        share: Share of the train tasks that are in one outer step.
+        seed: Seed of the order.
     """
     speeds = [share * rows for rows in batch_sizes]
     if inner is outer:

@@ -22,9 +22,9 @@ class EpisodeTable:
     """The episodes of an image dataset.
 
     Args:
-        dataset: where they are.
-        first_reward: position of each episode at which its first reward arrives, [E].
-        device: where the data goes; None leaves it memory-mapped.
+        dataset: Dataset of the episodes.
+        first_reward: Position of each episode at which its first reward arrives, [E].
+        device: Where the data goes; None leaves it memory-mapped.
     """
 
     def __init__(
@@ -47,13 +47,13 @@ class EpisodeTable:
             }
 
     def gather(self, segments: Segments) -> TensorDict:
-        """Return meta-trajectories; at every position what an agent then knows.
+        """Return meta-trajectories; every position holds what an agent knows at that time.
 
         An action stands at the position of the observation it led to, beside the relabelled reward
         that arrived with it; both are 0 at the first observation of an episode and in padding.
 
         Args:
-            segments: of B meta-trajectories.
+            segments: Episodes and targets of B meta-trajectories.
 
         Returns:
             TensorDict [B]: observation [B, S, C, h, w] uint8, action [B, S, A], reward [B, S],
@@ -62,7 +62,7 @@ class EpisodeTable:
             the data, before relabelling; one beyond its last if there is none).
 
         Raises:
-            ValueError: rows of a damaged chunk of a memory-mapped file.
+            ValueError: Rows of a damaged chunk of a memory-mapped file.
         """
         count = len(segments.task)
         start, length = self._start[segments.episode], self._length[segments.episode]
@@ -72,9 +72,12 @@ class EpisodeTable:
             self.dataset.touch(["action", "reward"], where.action)
             self.dataset.touch([FINAL_KEY], segments.episode)
         acted = self._index(where.acted)
+        # I{i_j = i*} r of section 3.5: a segment of another task earns nothing.
         kept = self._index(where.acted & segments.keep[..., None])
         observation = self._rows("observation", where.observation)
         final = self._index(np.flatnonzero(where.final))
+        # Images are stored once, and the one after an episode's last step has no row: it lies
+        # beside the episodes.
         observation.index_copy_(0, final, self._rows(FINAL_KEY, segments.episode))
         action, reward = (self._rows(key, where.action) for key in ("action", "reward"))
         tensors = {
@@ -97,4 +100,5 @@ class EpisodeTable:
         tensor = torch.from_numpy(np.ascontiguousarray(values))
         if self.device is None or self.device.type == "cpu":
             return tensor
+        # Pinned, so that the copy does not wait for what the device is doing.
         return tensor.pin_memory().to(self.device, non_blocking=True)

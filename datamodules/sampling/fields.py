@@ -25,13 +25,13 @@ class FieldTable:
     from the row to that observation) and ``task`` [N] (index of the row's task).
 
     Args:
-        dataset: where the rows are.
-        fields: names of fields.
-        discount: per step, of ``return_to_go`` and ``terminal_discount``.
-        device: where fields go; None leaves them memory-mapped.
+        dataset: Dataset of the rows.
+        fields: Names of fields.
+        discount: Discount per step of ``return_to_go`` and ``terminal_discount``, 0 to 1.
+        device: Where fields go; None leaves them memory-mapped.
 
     Raises:
-        ValueError: unknown field.
+        ValueError: Unknown field.
     """
 
     def __init__(
@@ -70,12 +70,13 @@ class FieldTable:
         """Return the fields of rows [...] as a TensorDict of batch size [...].
 
         Raises:
-            ValueError: rows of a damaged chunk of a memory-mapped file.
+            ValueError: Rows of a damaged chunk of a memory-mapped file.
         """
         if self.device is None:
             self._touch(rows)
         flat = torch.from_numpy(np.ascontiguousarray(rows).reshape(-1))
         if self.device is not None and self.device.type != "cpu":
+            # Pinned, so that the copy does not wait for what the device is doing.
             flat = flat.pin_memory().to(self.device, non_blocking=True)
         gathered = {}
         for field, column in self._columns.items():
@@ -86,19 +87,20 @@ class FieldTable:
         return TensorDict(gathered, batch_size=rows.shape, device=self.device)
 
     def empty(self, rows: int) -> dict[str, Tensor]:
-        """Return room for the fields of so many rows."""
+        """Return uninitialised tensors for the fields of a number of rows."""
         return {k: column.new_empty(rows, *column.shape[1:]) for k, column in self._columns.items()}
 
     def read(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
         """Return the fields of ascending rows [n], read from the files in few long pieces.
 
         Raises:
-            ValueError: rows of a damaged chunk.
+            ValueError: Rows of a damaged chunk.
         """
         self._touch(rows)
         found = {}
         for field, column in self._columns.items():
             if field == "terminal_observation" and self._last_rows is not None:
+                # All rows of an episode share it, so it is read once for each episode.
                 last, index = torch.unique(self._last_rows[rows], return_inverse=True)
                 found[field] = column[last][index]
             elif field in TRANSITION_KEYS:
@@ -111,6 +113,7 @@ class FieldTable:
         """Check the chunks that hold the rows' fields, unless checked before."""
         touched = rows.ravel()
         if self._last_rows is not None:
+            # ``terminal_observation`` is read from another row than its own, the episode's last.
             touched = np.concatenate([touched, self._last_rows.numpy()[touched]])
         self.dataset.touch(self._stored, touched)
 

@@ -16,9 +16,9 @@ class ChunkPool:
     """Gathers rows of windows from memory; reads a chunk when a step first needs its window.
 
     Args:
-        table: of the fields to hold, memory-mapped.
-        chunks: which chunks are needed when.
-        tasks: that may be asked for.
+        table: Fields to hold, memory-mapped.
+        chunks: Says which chunks each outer step needs.
+        tasks: Tasks that may be asked for.
     """
 
     def __init__(self, table: FieldTable, chunks: Chunks, tasks: Sequence[int]) -> None:
@@ -35,9 +35,9 @@ class ChunkPool:
         """Return the fields of rows drawn from the windows of U outer steps.
 
         Args:
-            step: number of the first outer step.
-            tasks: of each outer step, [U, T].
-            parts: row numbers [U, T, B], B of each part its own.
+            step: Number of the first outer step.
+            tasks: Tasks of each outer step, [U, T].
+            parts: Row numbers [U, T, B], B of each part its own.
 
         Returns:
             A TensorDict [U, T, B] of each part.
@@ -45,6 +45,7 @@ class ChunkPool:
         Raises:
             ValueError: a chunk's file is damaged.
         """
+        # The thread that makes batches ahead and validation may both ask.
         with self._lock:
             steps = []
             for index, mine in enumerate(tasks.tolist()):
@@ -58,6 +59,7 @@ class ChunkPool:
         places = np.empty_like(rows)
         for index, task in enumerate(tasks):
             bounds = self._chunks.bounds(task)
+            # Row number -> position in the task's buffer -> chunk -> slot in memory.
             position = np.searchsorted(self._chunks.buffer.rows_of(task), rows[index])
             chunk = np.searchsorted(bounds, position, side="right") - 1
             start = np.full(len(bounds), -(2**62))  # its last place is for empty slots

@@ -20,9 +20,9 @@ class Buffer:
     """Rows that may be drawn, of every task.
 
     Attributes:
-        rows: row numbers, all tasks one after another.
-        offset: where each task's rows begin in ``rows``, [T].
-        size: how many rows each task has, [T].
+        rows: Row numbers, all tasks one after another.
+        offset: Where each task's rows begin in ``rows``, [T].
+        size: How many rows each task has, [T].
     """
 
     rows: Rows
@@ -35,7 +35,7 @@ class Buffer:
         return result
 
     def rows_of(self, task: int) -> Rows:
-        """Return all row numbers of one task."""
+        """Return all row numbers of one task, [M]."""
         result: Rows = self.rows[self.offset[task] : self.offset[task] + self.size[task]]
         return result
 
@@ -44,7 +44,7 @@ def make_buffer(dataset: TaskDataset, part: DataSlice | None = None, stride: int
     """Return the rows of every task that belong to a part of the data, every ``stride``-th of them.
 
     Raises:
-        ValueError: unknown stage, a slice that is longer than a task's data, stride below 1.
+        ValueError: Unknown stage, a slice that is longer than a task's data, stride below 1.
     """
     if stride < 1:
         raise ValueError(f"stride: expected at least 1, found {stride}. Set --data.stride 1.")
@@ -66,7 +66,7 @@ def check_batch_sizes(buffer: Buffer, tasks: Sequence[int], needed: int, what: s
     """Check that each of the tasks has enough rows.
 
     Raises:
-        ValueError: names the first task that has not.
+        ValueError: Names the first task that has not.
     """
     for task in tasks:
         if buffer.size[task] < needed:
@@ -77,9 +77,17 @@ def check_batch_sizes(buffer: Buffer, tasks: Sequence[int], needed: int, what: s
 
 
 def draw_tasks(rng: np.random.Generator, tasks: Rows, updates: int, count: int | None) -> Rows:
-    """Return different tasks for each update, [updates, count]; None for all, in order."""
+    """Return different tasks for each of U updates, [U, T].
+
+    Args:
+        rng: Source of randomness.
+        tasks: Tasks to draw from.
+        updates: U.
+        count: T; None for all tasks, in order.
+    """
     if count is None:
         return np.tile(tasks, (updates, 1))
+    # The first places of a random permutation are a draw without replacement.
     chosen: Rows = tasks[rng.random((updates, len(tasks))).argsort(axis=1)[:, :count]]
     return chosen
 
@@ -104,11 +112,11 @@ def draw_rows(
     too few (a small buffer) is drawn by itself.
 
     Args:
-        rng: source of randomness.
-        buffer: what to draw from.
-        tasks: whose buffers, [R].
-        count: rows for each.
-        taken: rows [R, K] that may not be drawn, all different.
+        rng: Source of randomness.
+        buffer: What to draw from.
+        tasks: Whose buffers, [R].
+        count: Rows for each.
+        taken: Rows [R, K] that may not be drawn, all different.
 
     Returns:
         Row numbers, [R, count].
@@ -133,13 +141,15 @@ def first_distinct(values: Rows, count: int) -> tuple[Rows, NDArray[np.bool_]]:
 
     Args:
         values: [R, M], not negative, below 2**63 / M.
-        count: how many to keep.
+        count: How many to keep.
 
     Returns:
         The values [R, count], and which rows have that many, [R]; other rows are undefined.
     """
     num_rows, width = values.shape
     bits = width.bit_length()
+    # Value and place in one number: after sorting, equal values stand together, the first place
+    # first.
     ranked = np.sort((values << bits) | np.arange(width), axis=1)
     repeated = (ranked[:, 1:] >> bits) == (ranked[:, :-1] >> bits)
     row, column = np.nonzero(repeated)
@@ -156,6 +166,7 @@ def _num_candidates(size: int, count: int) -> int:
     """Draws with replacement from ``size`` that nearly always hold ``count`` different values."""
     if count >= size:
         return count
+    # Coupon collector: draws expected until ``count`` of ``size`` are different, plus a margin.
     expected = size * np.log(size / (size - count))
     return int(min(2 * count, expected + 6 * np.sqrt(expected - count) + 8))
 

@@ -19,10 +19,10 @@ class Segments(NamedTuple):
     """What B meta-trajectories consist of.
 
     Attributes:
-        episode: index of every segment's episode, [B, K].
-        segment_task: task i_j that the episode was collected in, [B, K].
-        task: target task i*, [B].
-        keep: the segment is of the target task, so it keeps its rewards; all others are 0, [B, K].
+        episode: Index of every segment's episode, [B, K].
+        segment_task: Task i_j that the episode was collected in, [B, K].
+        task: Target task i*, [B].
+        keep: The segment is of the target task, so it keeps its rewards; all others are 0, [B, K].
     """
 
     episode: Rows
@@ -43,11 +43,11 @@ class Alignment(NamedTuple):
     An observation stands beside the action that led to it and the reward that arrived with it.
 
     Attributes:
-        observation: row of the observation, [..., H + 1]; any row where there is none.
-        final: the observation is the one after the last step, which has no row, [..., H + 1].
-        action: row of action and reward, [..., H + 1]; any row where there is none.
-        acted: there is an action: not at the first observation, not in padding, [..., H + 1].
-        mask: there is an observation: False in the padding of shorter episodes, [..., H + 1].
+        observation: Row of the observation, [..., H + 1]; any row where there is none.
+        final: The observation is the one after the last step, which has no row, [..., H + 1].
+        action: Row of action and reward, [..., H + 1]; any row where there is none.
+        acted: There is an action: not at the first observation, not in padding, [..., H + 1].
+        mask: There is an observation: False in the padding of shorter episodes, [..., H + 1].
     """
 
     observation: Rows
@@ -72,21 +72,23 @@ def draw_segments(
     i_j = i*. That rests on sparse rewards: an episode of one task would have earned 0 in another.
 
     Args:
-        rng: source of randomness.
-        episodes_by_task: task -> indices of its episodes, at least one.
-        count: B.
-        num_episodes: K.
-        single_task: no synthetic exploration, the paper's "No Expl": all K episodes are of the
+        rng: Source of randomness.
+        episodes_by_task: Task -> indices of its episodes, at least one.
+        count: B, meta-trajectories to draw.
+        num_episodes: K, episodes of each.
+        single_task: No synthetic exploration, the paper's "No Expl": all K episodes are of the
             target task and keep their rewards.
 
     Returns:
-        The segments.
+        The segments, [B, K].
     """
     tasks = np.array(list(episodes_by_task), dtype=np.int64)
     size = np.array([len(episodes) for episodes in episodes_by_task.values()], dtype=np.int64)
     every = np.concatenate(list(episodes_by_task.values())).astype(np.int64)
     number = rng.integers(len(tasks), size=(count, num_episodes))
     place = rng.random((count, num_episodes))
+    # Section 3.5 draws i* after, and independently of, i_1..i_K: what the arm does says nothing
+    # about the target.
     target = rng.integers(len(tasks), size=count)
     if single_task:
         number = np.repeat(target[:, None], num_episodes, axis=1)
@@ -96,11 +98,11 @@ def draw_segments(
 
 
 def align(start: Rows, length: Rows, horizon: int) -> Alignment:
-    """Return where the positions of episodes lie.
+    """Return where the positions of episodes lie, [..., H + 1] each.
 
     Args:
-        start: first row of each episode, [...].
-        length: its steps, [...], from 1 to ``horizon``.
+        start: First row of each episode, [...].
+        length: Steps of each episode, [...], from 1 to ``horizon``.
         horizon: H.
     """
     step = np.arange(horizon + 1)
@@ -120,13 +122,15 @@ def first_reward(reward: NDArray[np.floating], start: Rows, length: Rows) -> Row
     """Return the position of each episode at which its first reward arrives, [E].
 
     Args:
-        reward: of all rows, [N], episodes one after another.
-        start: first row of each episode, [E].
-        length: its steps, [E].
+        reward: Rewards of all rows, [N], episodes one after another.
+        start: First row of each episode, [E].
+        length: Steps of each episode, [E].
 
     Returns:
         1 to ``length``; ``length + 1`` for an episode without reward.
     """
+    # An episode without a reward finds that of a later one, or the appended row; both are behind
+    # its end.
     rewarded = np.append(np.flatnonzero(reward), len(reward))
     row = rewarded[np.searchsorted(rewarded, start)]
     return np.where(row < start + length, row - start + 1, length + 1)

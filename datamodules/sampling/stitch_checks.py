@@ -18,14 +18,14 @@ def check_stitching(dataset: TaskDataset, tasks: Sequence[int]) -> Rows:
     """Check that a dataset can be stitched; warn where its rewards are not sparse.
 
     Args:
-        dataset: of images.
-        tasks: to draw segments from.
+        dataset: A dataset of images.
+        tasks: Tasks to draw segments from.
 
     Returns:
         Position of each episode at which its first reward arrives, [E]; see ``first_reward``.
 
     Raises:
-        ValueError: fewer than two tasks, no images, or a task without a single success.
+        ValueError: Fewer than two tasks, no images, or a task without a single success.
     """
     if len(tasks) < 2:
         raise ValueError(
@@ -53,7 +53,7 @@ def check_image_dataset(manifest: Manifest) -> None:
     """Check that observations are images, channels first.
 
     Raises:
-        ValueError: says what was found.
+        ValueError: Says what was found.
     """
     space = manifest.observation_space
     shape = space["shape"]

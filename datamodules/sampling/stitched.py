@@ -48,16 +48,16 @@ class StitchedEpisodes:
     """Draws meta-trajectories from M^K (section 3.5 of The Reflective Explorer).
 
     Args:
-        dataset: Of images.
-        tasks: Whose episodes are stitched.
+        dataset: A dataset of images.
+        tasks: Tasks whose episodes are stitched.
         num_episodes: K.
         exploration: Stitch episodes of different tasks; else all K are of one task.
         held_out: What is held out.
-        seed: Of all draws.
+        seed: Seed of every random draw.
         device: Where the data goes; None leaves it memory-mapped.
 
     Raises:
-        ValueError: fewer than two tasks or two episodes of a task, no success, or observations that
+        ValueError: Fewer than two tasks or two episodes of a task, no success, or observations that
             are no images.
     """
 
@@ -80,17 +80,18 @@ class StitchedEpisodes:
         self.horizon = self._table.horizon
 
     def update(self, number: int, count: int, mine: slice = slice(None)) -> TensorDict:
-        """Return the meta-trajectories of one update of a filter.
+        """Return the meta-trajectories [B] of one update of a filter.
 
         Args:
-            number: Of the update.
+            number: Number of the update, from 0.
             count: Meta-trajectories of all processes.
-            mine: Those of this process.
+            mine: This process's part of them.
         """
         return self._table.gather(self._draw(self._fit, count, UPDATES, number).select(mine))
 
     def for_beliefs(self, count: int, size: int) -> Iterator[TensorDict]:
-        """Yield the meta-trajectories whose beliefs are cached, ``size`` at a time."""
+        """Yield the meta-trajectories whose beliefs are cached, ``size`` at a time, [B]."""
+        # Drawn as one, so that the beliefs do not depend on how many are gathered at a time.
         segments = self._draw(self._fit, count, CACHE)
         for first in range(0, count, size):
             yield self._table.gather(segments.select(slice(first, first + size)))
@@ -122,6 +123,7 @@ class StitchedEpisodes:
                     f"Task {task} of {dataset.path}: expected at least 2 episodes, one of them to "
                     f"be held out, found {len(own)}. Collect more."
                 )
+            # Whole episodes are held out: images of one episode are too much alike to split.
             chosen = np.random.default_rng([self.seed, SPLIT, task]).permutation(own)
             count = min(max(round(self.held_out.share * len(own)), 1), len(own) - 1)
             held_out[task], fit[task] = np.sort(chosen[:count]), np.sort(chosen[count:])

@@ -78,13 +78,13 @@ class TaskSampler:
     """How batches are drawn.
 
     Attributes:
-        dataset: for its tasks.
-        train_tasks: tasks to draw from.
-        inner: rows for inner batches and contexts.
-        outer: rows for outer batches and queries.
+        dataset: The dataset, which knows the rows of each task.
+        train_tasks: Tasks to draw from.
+        inner: Rows for inner batches and contexts.
+        outer: Rows for outer batches and queries.
         seed: Seed of every random draw.
-        batches: how many tasks and rows to draw.
-        chunks: which of the inner and the outer rows batches are drawn from at an outer step; None
+        batches: How many tasks and rows to draw.
+        chunks: Chunks of the inner and of the outer rows, where not all rows are in memory; None
             for all. One object for both if they share their rows.
     """
 
@@ -100,7 +100,7 @@ class TaskSampler:
         """Check that there are enough train tasks, and enough rows in each.
 
         Raises:
-            ValueError: says how many were expected and found.
+            ValueError: Says how many were expected and found.
         """
         batches = self.batches
         count, available = batches.tasks, len(self.train_tasks)
@@ -115,6 +115,7 @@ class TaskSampler:
             needed = batches.outer_size
             if batches.disjoint:
                 shared = np.isin(self.outer.rows_of(task), self.inner.rows_of(task)).sum()
+                # At worst the whole inner batch is taken from rows that the outer one could have.
                 needed += min(batches.inner_size, int(shared))
             check_batch_sizes(
                 self.outer, [task], needed, "outer batch (disjoint from the inner one)"
@@ -141,12 +142,13 @@ class TaskSampler:
         inner_buffer, outer_buffer, own = self._buffers(tasks, number)
         draw = draw_window if batches.contiguous else draw_rows
         inner = draw(rng, inner_buffer, own, batches.inner_size)
+        # Line 6 of MACAW's Algorithm 1: D^tr and D^ts are disjoint, against memorising D^tr.
         taken = inner if batches.disjoint else None
         outer = draw_rows(rng, outer_buffer, own, batches.outer_size, taken)
         return BatchRows(tasks, inner, outer)
 
     def _buffers(self, tasks: Rows, number: int) -> tuple[Buffer, Buffer, Rows]:
-        """Return what to draw from at an outer step, and where in it each of the tasks [T] is."""
+        """Return the buffers of an outer step, and the place of each of the tasks [T] in them."""
         if self.chunks is None:
             return self.inner, self.outer, tasks
         first, second = self.chunks
@@ -160,10 +162,11 @@ class TaskSampler:
         """Draw ``size`` rows of each task, [T, size], each task from a generator of its own.
 
         Raises:
-            ValueError: unknown task, or too few rows.
+            ValueError: Unknown task, or too few rows.
         """
         buffer = buffer or self.inner
         for task in tasks:
+            # Raises for a task that does not exist.
             self.dataset.task_rows(task)
         check_batch_sizes(buffer, tasks, size, "context")
         drawn = [
@@ -175,10 +178,10 @@ class TaskSampler:
         return np.array(drawn, dtype=np.int64).reshape(len(tasks), size)
 
     def query(self, tasks: Sequence[int], context: Rows) -> Rows:
-        """Draw an outer batch for each task, disjoint from its context; always the same.
+        """Draw an outer batch for each task, [T, B], disjoint from its context; always the same.
 
         Raises:
-            ValueError: too few rows.
+            ValueError: Too few rows.
         """
         size = self.batches.outer_size
         needed = context.shape[1] + size

@@ -46,7 +46,10 @@ def index_transitions(mask: Bools, num_episodes: int, *, across: bool) -> Transi
     starts = valid % (positions // num_episodes) == 0
     last_of_episode = np.append(starts[1:], True)
     last_of_all = np.append(np.diff(valid // positions) > 0, True)
+    # A pair across episodes is a transition only with ``across``; one across meta-trajectories
+    # never is.
     chosen = ~starts[1:] | (across & ~last_of_all[:-1])
+    # Judged at the target: nothing of value follows the last observation.
     terminal = (last_of_all if across else last_of_episode)[1:]
     return TransitionIndex(valid[:-1][chosen], valid[1:][chosen], terminal[chosen])
 

@@ -52,7 +52,7 @@ def family_of(environment: Environment) -> TaskFamily:
             ``num_tasks``, ``kwargs`` and ``version``.
 
     Raises:
-        ValueError: if a built-in family's rewards or dynamics have another version by now.
+        ValueError: If a built-in family's rewards or dynamics have another version by now.
     """
     for family in FAMILIES.values():
         if environment["id"] in (family.name, family.env_id):

@@ -37,7 +37,7 @@ class StepResult(NamedTuple):
         terminated: [N] bool, the task itself ended (a fall).
         truncated: [N] bool, the horizon was reached, or the simulation diverged.
         diverged: [N] bool, the simulator reset the state by itself: drop this episode.
-        reward_terms: the summands of the reward, each [N], unweighted costs as negative numbers.
+        reward_terms: The summands of the reward, each [N], unweighted costs as negative numbers.
     """
 
     observation: Observations
@@ -82,16 +82,16 @@ class TaskFamily(ABC):
     """A set of tasks with shared spaces, and the named splits of their indices.
 
     Attributes:
-        name: short name, as used in file names (``ant_dir``).
-        env_id: gymnasium id; ``gymnasium.make(env_id, task=7)`` is one task.
-        version: raised whenever rewards or dynamics change; kept in every dataset.
-        num_tasks: number of tasks.
-        horizon: steps after which an episode is truncated.
+        name: Short name, as used in file names (``ant_dir``).
+        env_id: Gymnasium id; ``gymnasium.make(env_id, task=7)`` is one task.
+        version: Raised whenever rewards or dynamics change; kept in every dataset.
+        num_tasks: Number of tasks.
+        horizon: Steps after which an episode is truncated.
         observation_size: O, numbers in one observation.
-        observation_shape: of one observation; () for a vector. Images are (C, h, w).
+        observation_shape: Shape of one observation, (C, h, w) for images; () for a vector.
         observation_dtype: "float32", or "uint8" for images.
         action_size: A; all actions lie in [-1, 1].
-        splits: split name -> (train task indices, test task indices).
+        splits: Split name -> (train task indices, test task indices).
     """
 
     name: ClassVar[str]
@@ -107,7 +107,7 @@ class TaskFamily(ABC):
 
     @abstractmethod
     def task_parameters(self, seed: int) -> Array:
-        """Return the parameters of every task, [num_tasks, P], from a seed."""
+        """Return the parameters of every task from a seed, [T, P]."""
 
     @abstractmethod
     def task_features(self, parameters: Array) -> NDArray[np.float32]:
@@ -132,7 +132,7 @@ class TaskFamily(ABC):
         return box([self.action_size], low=-1.0, high=1.0)
 
     def describe(self, task_seed: int, stages: Sequence[str]) -> Description:
-        """Return what a dataset of all tasks says of them.
+        """Return the description of the family in the manifest of its dataset.
 
         Args:
             task_seed: Seed of the task parameters.
@@ -151,7 +151,7 @@ class TaskFamily(ABC):
         )
 
     def sizes(self) -> DataSizes:
-        """Return the sizes of what the environments give and take."""
+        """Return the sizes of observations, actions and task features."""
         return DataSizes(
             observation_size=self.observation_size,
             action_size=self.action_size,
@@ -164,7 +164,7 @@ class TaskFamily(ABC):
         """Return the parameters [P] of one task.
 
         Raises:
-            ValueError: if there is no such task.
+            ValueError: If there is no such task.
         """
         if not 0 <= task < self.num_tasks:
             raise ValueError(

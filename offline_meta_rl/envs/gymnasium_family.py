@@ -34,16 +34,16 @@ class GymnasiumFamily(TaskFamily):
     """A registered environment as a task family; its one task parameter is the task's index.
 
     Args:
-        env_id: gymnasium id, or ``module:Id`` to import the module that registers it.
-        num_tasks: number of tasks; None to ask the environment's attribute ``num_tasks``.
-        splits: split name -> (train tasks, test tasks); None to ask the environment's attribute
+        env_id: Gymnasium id, or ``module:Id`` to import the module that registers it.
+        num_tasks: Number of tasks; None to ask the environment's attribute ``num_tasks``.
+        splits: Split name -> (train tasks, test tasks); None to ask the environment's attribute
             ``splits``, or else train and test on every task.
-        kwargs: further arguments of ``gymnasium.make``.
-        version: raised whenever rewards or dynamics change; None to ask the environment's attribute
+        kwargs: Further arguments of ``gymnasium.make``.
+        version: Raised whenever rewards or dynamics change; None to ask the environment's attribute
             ``version``, or else 1.
 
     Raises:
-        ValueError: if the environment has no time limit, its spaces are not flat boxes, its actions
+        ValueError: If the environment has no time limit, its spaces are not flat boxes, its actions
             are unbounded, or the number of tasks is not known.
     """
 
@@ -58,6 +58,7 @@ class GymnasiumFamily(TaskFamily):
     ) -> None:
         self.kwargs = dict(kwargs or {})
         self._make_id = env_id
+        # Made once, to ask what only an environment knows.
         env = gymnasium.make(env_id, task=0, **self.kwargs)
         num_tasks = num_tasks or _number(env, "num_tasks") or 0
         version = version or _number(env, "version") or 1
@@ -126,6 +127,8 @@ class GymnasiumEngine:
         """Start a new episode where ``mask`` is true (everywhere if None); return [N, O]."""
         for index, env in enumerate(self._envs):
             if mask is None or mask[index] or not self._started:
+                # Gymnasium: a seed at the first reset only; later ones go on with the environment's
+                # generator.
                 seed = None if self._started else self._seeds[index]
                 self._observation[index], _ = env.reset(seed=seed)
         self._started = True
@@ -140,6 +143,7 @@ class GymnasiumEngine:
             result = env.step(clipped[index])
             self._observation[index], reward[index] = result[0], result[1]
             terminated[index], truncated[index] = result[2], result[3]
+        # Numbers that are not finite are the only sign of divergence that every simulator gives.
         diverged = ~(np.isfinite(self._observation).all(axis=1) & np.isfinite(reward))
         terminated &= ~diverged
         return StepResult(
@@ -155,7 +159,7 @@ class GymnasiumEngine:
         """Refuse: gymnasium has no way to read an environment's state.
 
         Raises:
-            RuntimeError: always.
+            RuntimeError: Always.
         """
         raise RuntimeError(NO_STATE)
 
@@ -163,7 +167,7 @@ class GymnasiumEngine:
         """Refuse, as ``state_dict`` does.
 
         Raises:
-            RuntimeError: always.
+            RuntimeError: Always.
         """
         raise RuntimeError(NO_STATE)
 
@@ -174,7 +178,7 @@ class GymnasiumEngine:
 
 
 def _attribute(env: gymnasium.Env, name: str) -> object:
-    """Return an attribute of the environment, whatever wraps it; None if it has no such."""
+    """Return an attribute of the environment inside its wrappers; None if it has none."""
     inner = env.unwrapped
     return inner.get_wrapper_attr(name) if inner.has_wrapper_attr(name) else None
 

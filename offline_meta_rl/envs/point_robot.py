@@ -41,12 +41,12 @@ class PointRobot(TaskFamily):
     splits: ClassVar = {"default": held_out_split(40, (3, 11, 19, 27, 35))}
 
     def task_parameters(self, seed: int) -> Array:
-        """Goals (x, y) at angles drawn uniformly from [0, pi), sorted."""
+        """Goals (x, y) at angles drawn uniformly from 0 to pi, sorted, [T, 2]."""
         angle = np.sort(np.random.default_rng(seed).uniform(0.0, np.pi, self.num_tasks))
         return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
     def task_features(self, parameters: Array) -> NDArray[np.float32]:
-        """The goal."""
+        """The goal, [N, 2]."""
         return parameters.astype(np.float32)
 
     def reward(self, position: Array, parameters: Array) -> Array:
@@ -97,6 +97,7 @@ class PointRobotEngine:
         self.position = self.position + STEP * np.clip(action, -1.0, 1.0)
         self.elapsed += 1
         reward = self.family.reward(self.position, self.parameters)
+        # Reaching the goal does not end the episode: the reward is for staying there.
         never = np.zeros(self.num_envs, dtype=bool)
         return StepResult(
             observation=self.position.astype(np.float32),
@@ -129,10 +130,10 @@ class PointRobotEnv(TaskEnv[PointRobot, np.float32]):
     """One task of the point robot as a gymnasium environment.
 
     Args:
-        family: dense or sparse family.
-        task: index of the task.
-        task_seed: seed of the task parameters.
-        task_parameters: goal [2] to use in place of that of ``task``.
+        family: Dense or sparse family.
+        task: Index of the task.
+        task_seed: Seed of the task parameters.
+        task_parameters: Goal [2] to use in place of that of ``task``.
         render_mode: None or ``rgb_array``.
     """
 

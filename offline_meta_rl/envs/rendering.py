@@ -29,7 +29,7 @@ def use_working_gl(*, display: bool = True) -> bool:
     its own, since a failed attempt cannot be undone.
 
     Args:
-        display: use a display where there is one. Windows belong to one thread: rendering on
+        display: Use a display where there is one. Windows belong to one thread: rendering on
             several threads has to do without.
 
     Returns:
@@ -78,14 +78,14 @@ class Camera:
 
     Args:
         model: a ``mujoco.MjModel``.
-        size: pixels of a side; at most those of the model's off-screen buffer.
-        azimuth: direction of view around the vertical axis, degrees.
-        elevation: direction of view above the horizontal plane, degrees.
-        distance: from the point looked at, metres.
-        lookat: the point looked at.
+        size: Pixels of a side; at most those of the model's off-screen buffer.
+        azimuth: Direction of view around the vertical axis, degrees.
+        elevation: Direction of view above the horizontal plane, degrees.
+        distance: Distance from the point looked at, metres.
+        lookat: The point looked at.
 
     Raises:
-        RuntimeError: neither EGL nor OSMesa works; names what to install.
+        RuntimeError: Neither EGL nor OSMesa works; names what to install.
     """
 
     def __init__(
@@ -123,9 +123,11 @@ class Camera:
         mujoco.mjv_updateScene(
             self._model, data, self._options, None, self._view, everything, self._scene
         )
+        # Another camera of this thread may have drawn since.
         self._gl.make_current()
         mujoco.mjr_render(self._area, self._scene, self._renderer)
         mujoco.mjr_readPixels(self._pixels, None, self._area, self._renderer)
+        # OpenGL's first row is the lowest.
         return self._pixels[::-1]
 
     def close(self) -> None:
@@ -143,7 +145,7 @@ def _open_context(size: int) -> GlContext:
     """Return a current context.
 
     Raises:
-        RuntimeError: there is none to be had.
+        RuntimeError: There is none to be had.
     """
     problem = "found neither"
     if use_working_gl(display=False):

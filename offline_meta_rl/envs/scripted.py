@@ -40,10 +40,10 @@ class ScriptedFamily(TaskFamily):
     """A family with a script that solves its tasks from the engine's state.
 
     Attributes:
-        script_version: raised whenever the script changes; part of a dataset's name.
-        script_noise: standard deviation of the Gaussian noise on every action while collecting.
-        episodes_per_task: collected by default.
-        batch_size: environments that collect together; their images are in memory together.
+        script_version: Raised whenever the script changes; part of a dataset's name.
+        script_noise: Standard deviation of the Gaussian noise on every action while collecting.
+        episodes_per_task: Episodes of each task that are collected by default.
+        batch_size: Environments that collect together; their images are in memory together.
     """
 
     script_version: ClassVar[int] = 1
@@ -62,6 +62,6 @@ class ScriptedFamily(TaskFamily):
         """Return the actions [N, A] in [-1, 1], without noise, that solve the tasks.
 
         Args:
-            state: what ``StateEngine.state`` returns, [N, X].
-            parameters: of each row's task, [N, P].
+            state: What ``StateEngine.state`` returns, [N, X].
+            parameters: Parameters of each row's task, [N, P].
         """

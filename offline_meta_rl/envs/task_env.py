@@ -28,7 +28,7 @@ class TaskEnv(gymnasium.Env[NDArray[Seen], NDArray[np.float32]], Generic[Family,
         render_mode: None or ``rgb_array``.
 
     Attributes:
-        parameters: of the task, [1, P].
+        parameters: Parameters of the task, [1, P].
     """
 
     def __init__(

@@ -103,7 +103,7 @@ class Infers(Measured, Protocol):
     """A method with a posterior over what the task is, such as Pearl."""
 
     def infer(self, context: TensorDict) -> Posterior:
-        """Return what contexts [T, B] say of their T tasks."""
+        """Return the posterior over each of T tasks, given their contexts [T, B]."""
 
 
 # ---- what the data offer
@@ -142,7 +142,7 @@ class Explorer(Protocol):
 
     @property
     def action_size(self) -> int:
-        """A."""
+        """A, numbers in an action."""
 
     def begin(self, count: int) -> ExplorerState:
         """Return the filter's state before the first observation of N meta-episodes."""
@@ -158,10 +158,10 @@ class Explorer(Protocol):
         """Take in one position; return the new state and the belief [N, Z].
 
         Args:
-            state: Of the filter.
+            state: The filter's state after the position before.
             observation: [N, C, h, w] uint8.
-            action: That led there, [N, A]; 0 at an episode's first observation.
-            reward: That arrived with it, [N]; 0 at an episode's first observation.
+            action: Action that led to the observation, [N, A]; 0 at an episode's first one.
+            reward: Reward that arrived with it, [N]; 0 at an episode's first one.
             noise: Standard normal, [N, noise_size].
         """
 

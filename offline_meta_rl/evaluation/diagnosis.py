@@ -56,9 +56,9 @@ class Diagnosis(TypedDict):
     Attributes:
         probe: Accuracy on held-out meta-trajectories by episode and place, and what is achievable.
         before_any_reward: The probe where nothing can be known yet.
-        rollouts: In the policy's own meta-episodes, before the first reward or opening of the first
-            episode: mean probability of the true task (``target``) and of the most probable one
-            (``most_probable``).
+        rollouts: Mean probability of the true task (``target``) and of the most probable one
+            (``most_probable``) in the policy's own meta-episodes, before the first reward or
+            opening of the first episode.
         after_wrong_drawer: None where that never happened.
     """
 
@@ -72,11 +72,13 @@ def task_reader(batch: Mapping[str, Tensor], beliefs: Tensor, *, seed: int = 0) 
     """Return a linear readout of the task from the belief at any step of a meta-trajectory.
 
     Args:
-        batch: task [M] and mask [M, S] of meta-trajectories.
-        beliefs: theirs, [M, S, Z].
-        seed: of the steps that are drawn where there are more than 20 000.
+        batch: Task [M] and mask [M, S] of meta-trajectories.
+        beliefs: Beliefs of these meta-trajectories, [M, S, Z].
+        seed: Seed of the draw of steps where there are more than 20 000.
     """
     mask = batch["mask"].cpu().numpy()
+    # Every step is labelled with its meta-trajectory's task, also the early ones at which nobody
+    # can know it: there the readout learns to be unsure.
     tasks = np.repeat(batch["task"].cpu().numpy()[:, None], mask.shape[1], axis=1)
     rows, labels = beliefs.cpu().numpy()[mask], tasks[mask]
     if len(rows) > MOST_ROWS:
@@ -96,10 +98,10 @@ def diagnose(
 
     Args:
         item: ``fit`` and ``held_out`` meta-trajectories, as MetaTrajectories holds them out.
-        fit_beliefs: Of ``fit``, [M, S, Z].
-        held_out_beliefs: Of ``held_out``.
+        fit_beliefs: Beliefs of ``fit``, [M, S, Z].
+        held_out_beliefs: Beliefs of ``held_out``, [M, S, Z].
         exploration: Meta-episodes of the trained policy.
-        probability: Of each task by the belief in these, [M, K, H + 1, T].
+        probability: Probability of each task by the belief in these, [M, K, H + 1, T].
     """
     probe = task_probe(item["fit"], fit_beliefs, item["held_out"], held_out_beliefs).metrics()
     place = "episode_0/before_reward"
@@ -122,6 +124,7 @@ def diagnose(
 
 def _before_evidence(exploration: Exploration) -> NDArray[np.int64]:
     """Return the last step of each first episode before a reward or an open drawer, [M]."""
+    # An open drawer without reward is evidence too: it is the wrong one.
     evidence = (exploration.reward[:, 0] > 0) | exploration.opened[:, 0].any(axis=-1)
     first = np.where(evidence.any(axis=1), evidence.argmax(axis=1), evidence.shape[1])
     return np.maximum(first - 1, 0)
@@ -134,6 +137,7 @@ def _after_wrong_drawer(
     wrong = (first >= 0) & ~exploration.success[:, 0]
     if not wrong.any() or of_target.shape[1] < 2:
         return None
+    # The test of memory: a belief that kept what the first episode showed rules that drawer out.
     told = probability.argmax(axis=-1) == exploration.target[:, None, None]
     return {
         "meta_episodes": int(wrong.sum()),

@@ -36,22 +36,22 @@ def evaluate(
     """Adapt to every task and roll out before and after, all as one batch of environments.
 
     Args:
-        adapt_tasks: the method's adaptation.
-        contexts: contexts of the T tasks, [T, B], on the device that the policies run on.
-        family: makes the environments.
-        parameters: parameters of the T tasks, [T, P].
-        references: mean returns of reference policies on the T tasks, each [T].
-        protocol: how to measure.
-        tasks: indices of the T tasks, for the result; 0 to T - 1 if None.
-        num_threads: threads of the simulator; None for one per core.
+        adapt_tasks: The method's adaptation.
+        contexts: Contexts of the T tasks, [T, B], on the device that the policies run on.
+        family: Makes the environments.
+        parameters: Parameters of the T tasks, [T, P].
+        references: Mean returns of reference policies on the T tasks, each [T].
+        protocol: How to measure.
+        tasks: Indices of the T tasks, for the result; 0 to T - 1 if None.
+        num_threads: Threads of the simulator; None for one per core.
 
     Returns:
         Returns per task and episode. The same arguments give the same result; the global random
         state is neither used nor changed.
 
     Raises:
-        ValueError: one task only and ``context_source`` ``other``; numbers of tasks that differ.
-        FloatingPointError: an adapted policy that gives actions that are not finite.
+        ValueError: One task only and ``context_source`` ``other``; numbers of tasks that differ.
+        FloatingPointError: An adapted policy that gives actions that are not finite.
     """
     num_tasks = len(parameters)
     if contexts.batch_size[0] != num_tasks:
@@ -59,9 +59,11 @@ def evaluate(
     steps = [0, *protocol.adaptation_steps]
     shape = (len(steps), num_tasks, protocol.episodes)
     device = next(iter(contexts.values())).device
+    # Validation may run without gradients, and adapting may draw random numbers.
     with fixed_seed(protocol.seed, device), torch.enable_grad():
         given = _contexts_given(contexts, protocol.context_source)
         policies = [adapt_tasks(given, num_steps) for num_steps in steps]
+    # Every number of steps and every task in environments side by side, [V, T, E].
     rows = np.tile(np.repeat(parameters, protocol.episodes, axis=0), (len(steps), 1))
     engine = family.make_engine(rows, seed=protocol.seed, num_threads=num_threads)
     try:
@@ -88,6 +90,8 @@ def _contexts_given(contexts: TensorDict, source: str) -> TensorDict:
         raise ValueError(
             "context_source 'other' needs at least 2 evaluated tasks, found 1. Evaluate more tasks."
         )
+    # Task t adapts to the context of task t + 1: a method that does as well with it does not use
+    # its context.
     return contexts[torch.arange(num_tasks).roll(-1)]
 
 
@@ -99,6 +103,7 @@ def _act(
 ) -> Act:
     """Join V policies of T tasks into one function of all V T E environments."""
     generator = torch.Generator().manual_seed(protocol.seed)
+    # On the CPU, from a generator of its own: the same noise on every device.
     sigma = torch.tensor(_sigmas(policies)) if protocol.stochastic else None
 
     @torch.no_grad()

@@ -28,12 +28,12 @@ class Exploration:
     """What happened in M meta-episodes; those in which the simulator diverged are left out.
 
     Attributes:
-        target: index of each meta-episode's task, [M].
-        reward: that arrived at each position, [M, K, H + 1].
-        opened: whether each drawer was open at each position, [M, K, H + 1, D]; D is 0 where the
+        target: Index of each meta-episode's task, [M].
+        reward: Reward that arrived at each position, [M, K, H + 1].
+        opened: Whether each drawer was open at each position, [M, K, H + 1, D]; D is 0 where the
             environment has no drawers.
-        belief: after each position, [M, K, H + 1, Z] float32.
-        frames: pictures of the first F meta-episodes, [F, K, H + 1, C, h, w] uint8.
+        belief: Belief after each position, [M, K, H + 1, Z] float32.
+        frames: Pictures of the first F meta-episodes, [F, K, H + 1, C, h, w] uint8.
     """
 
     target: NDArray[np.int64]
@@ -73,7 +73,7 @@ class Share(TypedDict):
     """How often something happened.
 
     Attributes:
-        share: From 0 to 1; None where it was never tried.
+        share: Share of successes, 0 to 1; None where it was never tried.
         interval: Its 95 % interval, two numbers.
         count: How often it was tried.
     """
@@ -117,24 +117,24 @@ def explore(
     """Run meta-episodes whose targets are balanced over the tasks.
 
     Args:
-        family: makes the environments; its episodes all have the horizon's length.
-        explorer: filter and policy.
-        parameters: of the T tasks, [T, P].
+        family: Makes the environments; its episodes all have the horizon's length.
+        explorer: Filter and policy.
+        parameters: Parameters of the T tasks, [T, P].
         meta_episodes: M; at least T, and every task gets M / T of them, up to one.
         num_episodes: K.
-        seed: of initial states, the filter's noise and the actions'. The same arguments give the
-            same result; the global random state is neither used nor changed.
-        sample_actions: sample from the policy instead of taking its mean action.
+        seed: Seed of initial states and of the noise of filter and actions. The same arguments
+            give the same result; the global random state is neither used nor changed.
+        sample_actions: Sample from the policy instead of taking its mean action.
         num_frames: F, meta-episodes to keep the observations of.
-        batch_size: meta-episodes that run together; None for all.
-        num_threads: of the simulator; None for one per core.
+        batch_size: Meta-episodes that run together; None for all.
+        num_threads: Threads of the simulator; None for one per core.
 
     Returns:
         At most M meta-episodes.
 
     Raises:
-        ValueError: fewer meta-episodes than tasks, or an episode that ends before the horizon.
-        FloatingPointError: actions that are not finite.
+        ValueError: Fewer meta-episodes than tasks, or an episode that ends before the horizon.
+        FloatingPointError: Actions that are not finite.
     """
     if meta_episodes < len(parameters) or num_episodes < 1:
         raise ValueError(
@@ -146,6 +146,7 @@ def explore(
     parts = []
     for number, first in enumerate(range(0, meta_episodes, size)):
         rows = target[first : first + size]
+        # Streams by part: the meta-episodes of one do not depend on how many run in another.
         sources = np.random.SeedSequence([seed, number]).generate_state(2)
         engine = family.make_engine(parameters[rows], seed=int(sources[0]), num_threads=num_threads)
         try:
@@ -181,11 +182,13 @@ def _meta_episodes(
 ) -> Exploration:
     """Run K episodes in every environment of an engine, side by side."""
     count, size = engine.num_envs, explorer.action_size
+    # Once for all K episodes: section 3.6, "we do not reset the model states between episodes".
     state = explorer.begin(count)
     usable = np.ones(count, dtype=bool)
     rewards, opened, beliefs, frames = [], [], [], []
     for _ in range(num_episodes):
         observation = engine.reset()
+        # As the filter was trained: nothing led to an episode's first observation.
         action, reward = np.zeros((count, size), np.float32), np.zeros(count, np.float32)
         for step in range(horizon + 1):
             # One position more than there are steps: the last observation is filtered too, so that
@@ -203,6 +206,8 @@ def _meta_episodes(
             action = explorer.act(belief, noise if sample_actions else None).float().cpu().numpy()
             _check_finite(action)
             result = engine.step(action)
+            # The simulator reset itself, so the rest means nothing. Such a meta-episode is dropped
+            # at the end, which keeps the others one batch.
             usable &= ~result.diverged
             if step < horizon - 1:
                 ended = (result.terminated | result.truncated) & usable
@@ -218,7 +223,7 @@ def _meta_episodes(
 
 
 def _by_episode(positions: list[NDArray[Number]], num_episodes: int) -> NDArray[Number]:
-    """Return what every position holds, K (H + 1) times [N, ...], as [N, K, H + 1, ...]."""
+    """Stack the values of all positions, K (H + 1) times [N, ...], to [N, K, H + 1, ...]."""
     rows = np.stack(positions, axis=1)
     positions_each = len(positions) // num_episodes
     return rows.reshape(len(rows), num_episodes, positions_each, *rows.shape[2:])

@@ -22,8 +22,8 @@ def film_exploration(
 
     Args:
         exploration: F meta-episodes with frames [F, K, H + 1, C, h, w].
-        probability: that the belief gives each of T tasks, [F, K, H + 1, T].
-        path: of the film, without suffix; ``.mp4``, or ``.gif`` where there is no ffmpeg.
+        probability: Probability of each of T tasks by the belief, [F, K, H + 1, T].
+        path: Path of the film without suffix; ``.mp4``, or ``.gif`` without ffmpeg.
 
     Returns:
         The film's path; None where it could not be made, after one warning.

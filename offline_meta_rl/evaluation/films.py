@@ -41,14 +41,14 @@ def film_adaptation(
     """Film one episode before and one after adaptation.
 
     Args:
-        adapt_tasks: the method's adaptation.
-        context: of this one task, [1, B].
-        family: the task's family.
-        task: its index.
-        path: of the film, without suffix; ``.mp4``, or ``.gif`` where there is no ffmpeg.
-        num_steps: inner steps of the adaptation.
-        task_seed: seed of the task parameters.
-        seed: of both episodes' initial state.
+        adapt_tasks: The method's adaptation.
+        context: Context of this one task, [1, B].
+        family: The task's family.
+        task: Index of the task.
+        path: Path of the film without suffix; ``.mp4``, or ``.gif`` without ffmpeg.
+        num_steps: Inner steps of the adaptation.
+        task_seed: Seed of the task parameters.
+        seed: Seed of the initial state, which both episodes share.
 
     Returns:
         The film's path; None where it could not be made, after one warning.
@@ -65,6 +65,7 @@ def film_adaptation(
                 films[f"{label} adaptation"] = film_episode(env, policy, seed=seed)
                 speed = int(env.metadata.get("render_fps", 20))
         return write_film(imageio, side_by_side(films), speed, Path(path))
+    # Whatever goes wrong, from a missing library to a driver: the run's numbers matter more.
     except Exception as error:
         warn_of_no_film(error)
         return None
@@ -84,8 +85,8 @@ def film_episode(env: gymnasium.Env, policy: nn.Module, *, seed: int) -> Frames:
 
     Args:
         env: a gymnasium environment with ``render_mode="rgb_array"``.
-        policy: maps observations [1, O] to mean actions [1, A].
-        seed: of the initial state.
+        policy: Maps observations [1, O] to mean actions [1, A].
+        seed: Seed of the initial state.
     """
     observation, _ = env.reset(seed=seed)
     frames, ended = [_frame(env)], False
@@ -112,6 +113,7 @@ def side_by_side(films: dict[str, Frames]) -> Frames:
     length = max(len(frames) for frames in films.values())
     columns = []
     for label, frames in films.items():
+        # Episodes may end at different steps, and pictures side by side need one length.
         held = np.concatenate([frames, np.repeat(frames[-1:], length - len(frames), axis=0)])
         line = banner(label, held.shape[2])
         columns.append(np.concatenate([np.repeat(line[None], length, axis=0), held], axis=1))
@@ -142,10 +144,10 @@ def write_film(imageio: ModuleType, frames: Frames, speed: int, path: Path) -> P
     """Write frames [H, height, width, 3] as ``.mp4``, or ``.gif`` where there is no ffmpeg.
 
     Args:
-        imageio: the module ``imageio.v3``.
-        frames: of the film.
-        speed: frames per second.
-        path: without suffix.
+        imageio: The module ``imageio.v3``.
+        frames: Pictures of the film, [H, height, width, 3].
+        speed: Frames per second.
+        path: Path of the film without suffix.
 
     Returns:
         The film's path.

@@ -27,7 +27,7 @@ def evaluation_data(trainer: lightning.Trainer) -> EvaluationData:
 
 
 def check_datamodule(datamodule: object) -> EvaluationData:
-    """Return a datamodule that has what an evaluation needs.
+    """Check that a datamodule can be evaluated on; return it, typed.
 
     Raises:
         TypeError: a datamodule that has no task dataset.
@@ -45,7 +45,7 @@ def evaluated_method(module: object) -> Adapts:
     """Return a module as a method that adapts.
 
     Raises:
-        TypeError: it does not adapt.
+        TypeError: It does not adapt.
     """
     if not isinstance(module, Adapts):
         raise TypeError(
@@ -81,10 +81,10 @@ def measure(
     """Measure returns of a method on the tasks that a protocol names.
 
     Args:
-        method: a MetaModule.
-        datamodule: has ``dataset``, ``family`` and ``context``, as TaskBuffers.
-        protocol: how to measure.
-        num_threads: threads of the simulator; None for one per core.
+        method: The method, such as a MetaModule.
+        datamodule: Has ``dataset``, ``family`` and ``context``, as TaskBuffers.
+        protocol: How to measure.
+        num_threads: Threads of the simulator; None for one per core.
     """
     from offline_meta_rl.evaluation.evaluate import evaluate  # imports the simulators
 
@@ -93,6 +93,7 @@ def measure(
         name: np.asarray(returns, dtype=np.float64)[tasks]
         for name, returns in policy_returns(manifest.reference_returns).items()
     }
+    # Evaluated in the middle of training, so the mode is put back.
     training = method.training
     method.eval()
     try:

@@ -56,7 +56,7 @@ class MeasuredExploration(TypedDict):
     """What a measurement found.
 
     Attributes:
-        points: By exploration episodes done.
+        points: One entry for each number of exploration episodes done.
         protocol: What was evaluated, and how.
         diagnosis: What beliefs say about the task, if that was asked for.
         film: Name of the film, if one was asked for; None where it could not be made.
@@ -88,7 +88,7 @@ def measure_exploration(
         diagnose_beliefs: Say what beliefs tell about the task, before and after evidence. Only
             where the evaluated tasks are those of the meta-trajectories.
         film: Meta-episodes to film; 0 for no film.
-        film_path: Of the film, without suffix.
+        film_path: Path of the film without suffix.
     """
     tasks, manifest = list(data.test_tasks), data.dataset.manifest
     family = data.family

@@ -27,8 +27,8 @@ class ProbeResult(NamedTuple):
     """Shares of meta-trajectories whose task is told, by episode and ``PLACES``, [K, 3] each.
 
     Attributes:
-        accuracy: of the probe, on meta-trajectories that it was not fitted on.
-        achievable: on average, by whoever knows the tasks of the segments and which of their
+        accuracy: Accuracy of the probe on meta-trajectories that it was not fitted on.
+        achievable: On average, by whoever knows the tasks of the segments and which of their
             rewards were seen, and nothing else.
     """
 
@@ -51,15 +51,16 @@ class LinearProbe:
     Args:
         inputs: [M, Z].
         labels: [M], any integers.
-        penalty: of half the squared weights, for each input row.
+        penalty: Factor of half the squared weights, for each input row.
 
     Attributes:
-        classes: the labels that occur, sorted.
+        classes: The labels that occur, sorted.
     """
 
     def __init__(self, inputs: ArrayLike, labels: ArrayLike, *, penalty: float = 1e-2) -> None:
         rows = np.asarray(inputs, dtype=np.float64)
         self.mean, spread = rows.mean(axis=0), rows.std(axis=0)
+        # A number of the belief that never varies says nothing; it must not divide by zero.
         self.scale = np.where(spread > 1e-9, spread, 1.0)
         self.classes, number = np.unique(np.asarray(labels), return_inverse=True)
         self.weight = _fit(self._with_one(rows), number, len(self.classes), penalty)
@@ -92,16 +93,17 @@ def task_probe(
     """Fit a probe for every episode and place, and score it on other meta-trajectories.
 
     Args:
-        fit: task [M], segment_task [M, K], first_reward [M, K], reward [M, S] and mask [M, S] of
+        fit: Task [M], segment_task [M, K], first_reward [M, K], reward [M, S] and mask [M, S] of
             the meta-trajectories to fit on, as ``EpisodeTable.gather`` returns them.
-        fit_beliefs: theirs, [M, S, Z].
-        held_out: the same of those to score.
-        held_out_beliefs: theirs.
-        shuffle: shuffles all labels first; then the accuracy has to be that of guessing.
+        fit_beliefs: Beliefs of these, [M, S, Z].
+        held_out: The same fields of the meta-trajectories to score.
+        held_out_beliefs: Beliefs of the latter, [M, S, Z].
+        shuffle: Shuffles all labels first; then the accuracy has to be that of guessing.
     """
     places, scored = positions(fit), positions(held_out)
     labels, truth = (_array(part["task"]) for part in (fit, held_out))
     if shuffle is not None:
+        # The control: a probe that beats chance with shuffled labels has an error.
         labels, truth = shuffle.permutation(labels), shuffle.permutation(truth)
     accuracy = np.zeros(places.shape[1:])
     for episode, place in np.ndindex(accuracy.shape):
@@ -116,6 +118,7 @@ def positions(batch: Mapping[str, Tensor]) -> NDArray[np.int64]:
     first_reward = _array(batch["first_reward"])
     mask = _array(batch["mask"]).reshape(*first_reward.shape, -1)
     length = mask.sum(axis=-1) - 1
+    # Segment k starts at position k (H + 1).
     start = np.arange(mask.shape[1]) * mask.shape[2]
     within = np.stack([np.zeros_like(length), np.minimum(first_reward - 1, length), length], axis=2)
     return start[:, None] + within
@@ -132,10 +135,12 @@ def achievable(batch: Mapping[str, Tensor]) -> Floats:
     mask = _array(batch["mask"]).reshape(*segment.shape, -1)
     succeeded = _array(batch["first_reward"]) < mask.sum(axis=-1)
     told = succeeded & (_array(batch["reward"]).reshape(mask.shape) != 0).any(axis=-1)
+    # Its reward was taken away in stitching, so its task is not the target.
     failed = (succeeded & ~told)[..., None] & (segment[..., None] == tasks)
     known, excluded = np.zeros(len(task), dtype=bool), np.zeros((len(task), len(tasks)), dtype=bool)
     result = np.zeros((segment.shape[1], len(PLACES)))
     for episode in range(len(result)):
+        # ``first`` and ``before_reward``: only earlier episodes count there.
         result[episode, :2] = _chance(known, excluded)
         known |= told[:, episode]
         excluded |= failed[:, episode]
@@ -144,7 +149,7 @@ def achievable(batch: Mapping[str, Tensor]) -> Floats:
 
 
 def _chance(known: NDArray[np.bool_], excluded: NDArray[np.bool_]) -> float:
-    """Return the mean probability of the task for those who know so much."""
+    """Return the mean probability of guessing the task with this knowledge."""
     return float(np.where(known, 1.0, 1.0 / (~excluded).sum(axis=1)).mean())
 
 
@@ -158,6 +163,7 @@ def _fit(rows: Floats, number: NDArray[np.int64], classes: int, penalty: float) 
         weight = flat.reshape(rows.shape[1], classes)
         scores = rows @ weight
         log_probability = scores - logsumexp(scores, axis=1, keepdims=True)
+        # Gradient of the cross-entropy in the scores: softmax minus one-hot.
         error = (np.exp(log_probability) - target) / len(rows)
         value = -(log_probability * target).sum() / len(rows)
         value += 0.5 * penalty * float((free * weight**2).sum())

@@ -37,7 +37,7 @@ class Protocol:
         seed: Seed of contexts, initial states and action noise.
 
     Raises:
-        ValueError: names the field, what it may be and what it is.
+        ValueError: Names the field, what it may be and what it is.
     """
 
     split: str | None = None
@@ -72,11 +72,11 @@ class Protocol:
         """Return the evaluated tasks.
 
         Args:
-            splits: split name -> {"train": indices, "test": indices}.
-            num_tasks: number of tasks of the dataset.
+            splits: Split name -> {"train": indices, "test": indices}.
+            num_tasks: Number of tasks of the dataset.
 
         Raises:
-            ValueError: unknown split, set of tasks or task.
+            ValueError: Unknown split, set of tasks or task.
         """
         name = self.split or "default"
         if name not in splits:
@@ -138,13 +138,13 @@ class EvaluationResult:
     """Undiscounted returns of every episode, and what they are compared with.
 
     Attributes:
-        tasks: indices of the T evaluated tasks.
-        returns: number of inner steps -> returns [T, E].
-        diverged: number of inner steps -> episodes [T, E] in which the simulator diverged; they do
+        tasks: Indices of the T evaluated tasks.
+        returns: Number of inner steps -> returns [T, E].
+        diverged: Number of inner steps -> episodes [T, E] in which the simulator diverged; they do
             not count, unless all of a task's episodes diverged.
-        references: name -> mean return [T] of a reference policy; ``random`` and
+        references: Name -> mean return [T] of a reference policy; ``random`` and
             ``best_behaviour`` are 0 and 1 of the normalised return, which is NaN without them.
-        protocol: how the returns were measured.
+        protocol: How the returns were measured.
     """
 
     tasks: list[int]
@@ -156,6 +156,8 @@ class EvaluationResult:
     def task_returns(self, num_steps: int) -> Array:
         """Return the mean return of each task after ``num_steps`` inner steps, [T]."""
         counted = ~self.diverged[num_steps]
+        # A task without a single usable episode still needs a number; its diverged ones are shown
+        # beside it.
         counted[~counted.any(axis=1)] = True
         return np.asarray(np.mean(self.returns[num_steps], axis=1, where=counted))
 
@@ -217,12 +219,12 @@ def normalised_return(returns: Array, random: Array, best_behaviour: Array) -> A
     """Return (R - random) / (best_behaviour - random): 0 is random actions, 1 the best behaviour.
 
     Args:
-        returns: mean return R of each task, [T].
-        random: mean return of uniform random actions on each task, [T].
-        best_behaviour: mean return of the best behaviour policy on each task, [T].
+        returns: Mean return R of each task, [T].
+        random: Mean return of uniform random actions on each task, [T].
+        best_behaviour: Mean return of the best behaviour policy on each task, [T].
 
     Raises:
-        ValueError: where the best behaviour is not better than random actions.
+        ValueError: Where the best behaviour is not better than random actions.
     """
     gap = np.asarray(best_behaviour, dtype=np.float64) - random
     if not (gap > 0).all():

@@ -80,9 +80,9 @@ def run_episodes(engine: Engine, act: Act, horizon: int, *, on_state: bool = Fal
 
     Args:
         engine: N environments; it is reset first.
-        act: policies of all environments, [N, O] -> [N, A].
-        horizon: the family's horizon H.
-        on_state: the policy is a script, which is given the engine's state in place of images.
+        act: Policies of all environments, [N, O] -> [N, A].
+        horizon: The family's horizon H.
+        on_state: The policy is a script, which is given the engine's state in place of images.
 
     Returns:
         The episodes; rows past an episode's length are padding.
@@ -100,8 +100,10 @@ def run_episodes(engine: Engine, act: Act, horizon: int, *, on_state: bool = Fal
     actions: list[NDArray[np.float32]] = []
     results: list[StepResult] = []
     for _ in range(horizon):
+        # Policies may leave [-1, 1] with their noise. What is stored is what the simulator saw.
         action = np.clip(act(state() if state else observation), -1.0, 1.0)
         result = engine.step(action)
+        # Ended environments are still stepped; what they pay is padding.
         returns += np.where(running, result.reward, 0.0)
         lengths += running
         diverged |= running & result.diverged
@@ -128,7 +130,7 @@ def run_episodes(engine: Engine, act: Act, horizon: int, *, on_state: bool = Fal
 
 
 def _state_of(engine: Engine) -> Callable[[], NDArray[np.float32]]:
-    """Return what tells an engine's state."""
+    """Return the function that reads an engine's state."""
     if not isinstance(engine, StateEngine):
         raise TypeError(
             "A script acts on the simulator's state: expected an engine with state(), found "

@@ -38,14 +38,14 @@ class AwrLearner(OnlineLearner):
     """Agents of T tasks that learn by advantage-weighted regression.
 
     Args:
-        policy: layers of body and action head; the agents start here, copies are kept.
-        value: layers of the value function.
+        policy: Layers of body and action head; the agents start here, copies are kept.
+        value: Layers of the value function.
         observation_size: O.
-        policy_learning_rate: of Adam, with fresh moments.
-        value_learning_rate: of Adam, with fresh moments.
-        bootstrap_advantage: advantages use R + gamma^k V(s_end) (authors) in place of R (paper).
-        awr: of the policy's loss.
-        compile: compile the two gradients; falls back to eager with a warning.
+        policy_learning_rate: Learning rate of the policy's Adam, which starts with fresh moments.
+        value_learning_rate: Learning rate of the value function's Adam, likewise.
+        bootstrap_advantage: Advantages use R + gamma^k V(s_end) (authors) in place of R (paper).
+        awr: Settings of the policy's advantage-weighted regression.
+        compile: Compile the two gradients; falls back to eager with a warning.
     """
 
     updates: ClassVar[Mapping[str, int]] = {"value": 100, "policy": 200}
@@ -85,7 +85,12 @@ class AwrLearner(OnlineLearner):
         }
 
     def act(self, observation: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Return mean actions, or these plus sigma times ``noise``, [T, E, A]."""
+        """Return mean actions, or these plus sigma times ``noise``, [T, E, A].
+
+        Args:
+            observation: [T, E, O].
+            noise: Standard normal, [T, E, A]; None for the mean action.
+        """
         with torch.no_grad():
             if self._generated is None:
                 self._generated = network(self.policy, self.observation_size)
@@ -94,25 +99,37 @@ class AwrLearner(OnlineLearner):
         return mean if noise is None else mean + self.awr.sigma * noise.to(mean)
 
     def value_loss(self, value: Parameters, batch: Columns) -> Tensor:
-        """Return the squared error against Monte-Carlo returns, [T]."""
+        """Return the squared error against Monte-Carlo returns, [T].
+
+        Args:
+            value: Layers of the value function, [T, D] each.
+            batch: observation [T, B, O], return_to_go [T, B].
+        """
         predicted = stacked_mlp(
             network(value, self.observation_size), batch["observation"]
         ).squeeze(-1)
         return value_loss(predicted, batch["return_to_go"])
 
     def policy_loss(self, policy: Parameters, batch: Columns) -> Tensor:
-        """Return the regression onto actions, weighted by their ``advantage``, [T]."""
+        """Return the regression onto actions, weighted by their ``advantage``, [T].
+
+        Args:
+            policy: Layers of the policy, [T, D] each.
+            batch: observation [T, B, O], action [T, B, A], advantage [T, B].
+        """
         mean = torch.tanh(stacked_mlp(network(policy, self.observation_size), batch["observation"]))
         weight = advantage_weights(batch["advantage"], self.awr)
         return regression_loss(mean, batch["action"], weight, self.awr.sigma)
 
     def update(self, kind: str, batch: Columns, generator: torch.Generator) -> dict[str, Tensor]:
-        """Take one step of Adam on the ``value`` or ``policy`` loss of every task."""
+        """Take one step of Adam on the ``value`` or ``policy`` loss; return every task's, [T]."""
         layers = self.value if kind == "value" else self.policy
         with torch.enable_grad():
             loss = self._losses[kind](layers, batch)
+            # The sum over tasks: row t of each gradient is task t's own.
             gradients = torch.autograd.grad(loss.sum(), self._leaves(kind))
         for leaf, gradient in zip(self._leaves(kind), gradients, strict=True):
+            # Adam's fused kernel walks memory in order; see ``MetaModule.apply_gradients``.
             leaf.grad = gradient.contiguous()
         self.optimizers[kind].step()
         self._generated = None
@@ -121,9 +138,13 @@ class AwrLearner(OnlineLearner):
     @torch.no_grad()
     def prepare(self, kind: str, replay: OnlineReplay) -> dict[str, Tensor]:
         """Return the ``advantage`` of every row before the policy's updates, [T, N]."""
+        # Only the policy's loss has advantages, and they stay the same while it is updated: the
+        # value function has had its updates before.
         if kind != "policy":
             return {}
         value, parts = network(self.value, self.observation_size), []
+        # In pieces: the hidden layers of the whole replay would take far more memory than a
+        # batch's.
         for first in range(0, replay.filled, ROWS_AT_ONCE):
             rows = slice(first, min(first + ROWS_AT_ONCE, replay.filled))
             part = {name: replay.columns[name][:, rows] for name in self.fields}
@@ -148,6 +169,7 @@ class AwrLearner(OnlineLearner):
         """Continue where ``state_dict`` was taken."""
         for kind, optimizer in self.optimizers.items():
             for leaf, saved in zip(self._leaves(kind), state[kind]["parameters"], strict=True):
+                # In place: Adam holds these very tensors.
                 leaf.data.copy_(saved)
             optimizer.load_state_dict(state[kind]["optimizer"])
         self._generated = None
@@ -172,7 +194,7 @@ def network(layers: Parameters, observation_size: int) -> Layers:
 
 
 def _parts(layer: Tensor | LayerParameters) -> list[Tensor]:
-    """Return what is learned of a layer."""
+    """Return the learned tensors of a layer."""
     if isinstance(layer, Tensor):
         return [layer]
     matrix: Any = layer.matrix  # never a ProbedMatrix here

@@ -50,11 +50,13 @@ class FineTuningBar:
         """Show the state.
 
         Args:
-            steps: environment steps of each task.
-            mean_return: of the latest evaluation; None before the first.
-            last: print a line whatever the time.
+            steps: Environment steps of each task.
+            mean_return: Mean return of the latest evaluation; None before the first.
+            last: Print a line whatever the time.
         """
         now = time.monotonic()
+        # Speed is counted from here on: a resumed fine-tuning starts with steps that cost it no
+        # time.
         self._first = self._first or (now, sum(steps))
         status = "" if mean_return is None else f"return {mean_return:.4g}"
         if now > self._first[0] and sum(steps) > self._first[1]:

@@ -77,7 +77,7 @@ def fine_tune(
 
 @dataclass(frozen=True)
 class _Task:
-    """What is fine-tuned, on what."""
+    """One fine-tuning: method, data, settings and tasks."""
 
     method: FineTunes
     data: FineTuningData
@@ -126,6 +126,7 @@ class _Task:
         self.method.eval()
         settings, data, device = self.settings, self.data, self.method.device
         context = contexts_of(data, self.protocol).to(device)
+        # The adaptation is gradient descent for some methods, and may draw random numbers.
         with fixed_seed(settings.seed, device), torch.enable_grad():
             agents = self.method.fine_tuner(context, num_steps, **(settings.learner or {}))
         kept = data.context(
@@ -168,6 +169,8 @@ def _run(
     state = None if settings.fresh else load_state(outputs.state, identity)
     if state is None:
         with closing(task.build(num_steps=0)) as unadapted:
+            # Agents before adaptation, in a FineTuning that is only compared. Initial states are
+            # the same in all three comparisons.
             before = unadapted.compare()
     with closing(task.build(num_steps=settings.adaptation_steps)) as run:
         if state is None:
@@ -203,6 +206,7 @@ def _advance(
         bar.show(run.steps.tolist(), mean, last=done)
         if done:
             return
+        # Only between two episodes, where ``state_dict`` is all that the rest depends on.
         stop = request.received
         if stop is not None or (every and run.episodes % every == 0):
             save_state({**saved, "run": run.state_dict()}, outputs.state)

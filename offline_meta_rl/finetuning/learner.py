@@ -28,9 +28,9 @@ class OnlineLearner(ABC):
     """The agents of T tasks while they are fine-tuned.
 
     Attributes:
-        fields: of a transition; the replay keeps these.
-        reads: kind of update -> which of ``fields`` it reads.
-        updates: kinds of update, in the order in which they are taken after an episode, with how
+        fields: Fields of a transition that the replay keeps.
+        reads: Kind of update -> which of ``fields`` it reads.
+        updates: Kinds of update, in the order in which they are taken after an episode, with how
             many there are of each unless the user says otherwise.
     """
 
@@ -43,8 +43,8 @@ class OnlineLearner(ABC):
         """Return actions [T, E, A] for observations [T, E, O].
 
         Args:
-            observation: of E environments of every task.
-            noise: standard normal, [T, E, A], to explore with; None for the mean action.
+            observation: Observations in E environments of every task, [T, E, O].
+            noise: Standard normal, [T, E, A], to explore with; None for the mean action.
         """
 
     @abstractmethod
@@ -52,10 +52,10 @@ class OnlineLearner(ABC):
         """Take one update of every agent on transitions of its own task.
 
         Args:
-            kind: one of ``updates``.
-            batch: what the kind ``reads`` of B transitions, [T, B, ...], and the columns of
+            kind: One of ``updates``.
+            batch: What the kind ``reads`` of B transitions, [T, B, ...], and the columns of
                 ``prepare``.
-            generator: on the CPU, for whatever is random.
+            generator: Source of whatever is random, on the CPU.
 
         Returns:
             Detached metrics of each task, [T]; a NaN in them stops the fine-tuning.
@@ -74,7 +74,7 @@ class OnlineLearner(ABC):
 
         Args:
             episode: ``fields`` of one episode of every task, padded to H steps, [T, H, ...].
-            kept: false where a row is padding or its episode diverged, [T, H].
+            kept: False where a row is padding or its episode diverged, [T, H].
         """
 
     @abstractmethod
@@ -114,7 +114,7 @@ class FineTunes(Protocol):
         """Leave the training mode."""
 
     def state_dict(self) -> Mapping[str, Tensor]:
-        """Return all weights."""
+        """Return all weights by name."""
 
 
 @runtime_checkable
@@ -127,7 +127,7 @@ class FineTuningData(EvaluationData, Protocol):
 
 
 def checked(method: object, data: object) -> tuple[FineTunes, FineTuningData]:
-    """Return a method and its data once they are known to have what a fine-tuning asks of them.
+    """Check that a method can be fine-tuned and that its data have tasks; return both, typed.
 
     Raises:
         TypeError: A method that cannot be fine-tuned, or data without tasks.

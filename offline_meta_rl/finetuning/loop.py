@@ -29,25 +29,25 @@ class FineTuning:
     """Fine-tunes the agents of T tasks; call ``advance`` until ``done``.
 
     Args:
-        learner: the agents, adapted already.
-        family: makes the environments.
-        parameters: of the tasks, [T, P].
-        settings: the schedule.
+        learner: The agents, adapted already.
+        family: Makes the environments.
+        parameters: Task parameters, [T, P].
+        settings: The schedule.
         discount: gamma, per step.
-        context: what the agents adapted on, with the learner's fields, [T, B]; needed only if it
+        context: What the agents adapted on, with the learner's fields, [T, B]; needed only if it
             stays in the replay.
-        num_threads: of the simulator; None for one per core.
+        num_threads: Threads of the simulator; None for one per core.
 
     Raises:
-        ValueError: kinds of update the learner does not have, or no update would ever be taken.
+        ValueError: Kinds of update the learner does not have, or no update would ever be taken.
 
     Attributes:
-        episodes: collected in each task so far.
-        steps: environment steps collected so far, [T].
-        updates_taken: kind -> updates so far.
-        diverged: episodes in which the simulator diverged; they are dropped, [T].
-        curve: a point for each evaluation.
-        metrics: what the last updates reported, means over tasks.
+        episodes: Episodes collected in each task so far.
+        steps: Environment steps collected so far, [T].
+        updates_taken: Kind -> updates so far.
+        diverged: Episodes in which the simulator diverged; they are dropped, [T].
+        curve: One point for each evaluation.
+        metrics: What the last updates reported, means over tasks.
     """
 
     def __init__(
@@ -77,6 +77,8 @@ class FineTuning:
             assert context is not None
             self.replay.add(dict(context), torch.ones(context.batch_size, dtype=torch.bool))
         self.parameters, self.num_threads = parameters, num_threads
+        # Engines and seeds of their own, so that evaluating more often does not change what is
+        # collected.
         self.explorers = self._engine(1, derived_seed(settings.seed, 0))
         self.evaluators = self._engine(settings.evaluation_episodes, derived_seed(settings.seed, 1))
         self.generator = torch.Generator().manual_seed(derived_seed(settings.seed, 2))
@@ -103,7 +105,7 @@ class FineTuning:
         Once all tasks have their steps there is only the last evaluation.
 
         Raises:
-            FloatingPointError: an agent's actions or losses are not finite.
+            FloatingPointError: An agent's actions or losses are not finite.
         """
         if self._complete or self.episodes % self.settings.evaluate_every == 0:
             self.curve.append(
@@ -115,6 +117,7 @@ class FineTuning:
             )
         if not self._complete:
             self._collect()
+            # Diverged episodes are dropped, so one task may have fewer rows than the others.
             enough = int(self.replay.size.min()) >= self.settings.batch_size
             if self.episodes > self.settings.warmup_episodes and enough:
                 self._update()
@@ -179,11 +182,13 @@ class FineTuning:
             "next_observation": episodes.next_observation,
             "terminated": episodes.terminated,
         }
+        # The engine's arrays are [H, T, ...]; replays have the task first.
         rows = with_returns(
             {name: torch.from_numpy(array).transpose(0, 1) for name, array in arrays.items()},
             length,
             self.discount,
         )
+        # Neither padding nor episodes in which the simulator diverged.
         kept = (torch.arange(len(episodes.reward)) < length[:, None]) & ~diverged[:, None]
         rows = {name: rows[name] for name in self.learner.fields}
         self.replay.add(rows, kept)
@@ -198,6 +203,8 @@ class FineTuning:
         for kind, count in self.updates.items():
             if not count:
                 continue
+            # Once for all updates of this kind, such as advantages under a value function that is
+            # not updated meanwhile.
             extra = self.learner.prepare(kind, self.replay)
             for rows in self._batches(count):
                 batch = self.replay.gather(rows, self.learner.reads[kind], extra)
@@ -223,6 +230,7 @@ class FineTuning:
             if noise:
                 drawn = torch.randn(*inputs.shape[:2], size, generator=self.generator)
             action = self.learner.act(inputs, drawn).to("cpu", torch.float32)
+            # Caught here: MuJoCo takes controls that are not finite for 0 and goes on.
             self._check({"action": action.sum(dim=(1, 2))})
             found: NDArray[np.float32] = action.flatten(0, 1).numpy()
             return found
@@ -233,7 +241,7 @@ class FineTuning:
         """Stop at a number that is not finite.
 
         Raises:
-            FloatingPointError: names what it is, the tasks and the episode.
+            FloatingPointError: Names what it is, the tasks and the episode.
         """
         for name, value in metrics.items():
             bad = (~torch.isfinite(value)).nonzero().flatten().tolist()

@@ -39,19 +39,19 @@ class PearlLearner(OnlineLearner):
     """Agents of T tasks that infer z and learn by soft actor-critic.
 
     Args:
-        parameters: meta-trained; every agent starts from a copy, and the encoder stays as it is.
-        target_value: the value function's target, of which every agent has a copy too.
+        parameters: Meta-trained; every agent starts from a copy, and the encoder stays as it is.
+        target_value: The value function's target, of which every agent has a copy too.
         num_tasks: T.
-        context_fields: what the encoder sees of a transition, in its order.
-        settings: of the losses.
-        learning_rate: of Adam, with fresh moments, for all networks.
-        target_update: share of the value function that moves into its target at each update.
+        context_fields: What the encoder sees of a transition, in its order.
+        settings: Weights and scales of the losses.
+        learning_rate: Learning rate of Adam for all networks; its moments start fresh.
+        target_update: Share of the value function that moves into its target at each update.
         infer: z is inferred anew after each episode; False keeps the z of the offline context.
-        sigma: standard deviation of the noise to explore with; None for the actor's own.
+        sigma: Standard deviation of the noise to explore with; None for the actor's own.
 
     Attributes:
-        precision: of q(z | c), summed over the transitions seen, [T, Z]; 0 before any.
-        weighted_mean: sum of precision times mean, [T, Z].
+        precision: Precision of q(z | c), a sum over the transitions seen, [T, Z]; 0 before any.
+        weighted_mean: Sum of precision times mean, [T, Z].
 
     Raises:
         ValueError: a learning rate, target_update or sigma out of range.
@@ -90,6 +90,7 @@ class PearlLearner(OnlineLearner):
 
     def belief(self) -> Gaussians:
         """Return q(z | c) given all that was seen, [T, Z]; the prior where nothing was."""
+        # N(0, I) is no factor of q(z | c); it stands in only where nothing was seen yet.
         seen = self.precision > 0
         variance = torch.where(seen, self.precision, 1.0).reciprocal()
         return Gaussians(variance * self.weighted_mean, variance)
@@ -100,17 +101,19 @@ class PearlLearner(OnlineLearner):
 
         Args:
             transitions: ``context_fields`` [T, B, ...].
-            kept: false where a row does not count, [T, B].
+            kept: False where a row does not count, [T, B].
         """
         rows = context_rows({n: transitions[n] for n in self.context_fields}, self.context_fields)
         mean, variance = factors(self.encoder, rows.to(self.precision))
         counted = kept[..., None].to(mean.device)
         precision = torch.where(counted, variance.reciprocal(), 0.0)
+        # The product of Gaussians adds precisions and precision-weighted means, so transitions can
+        # be forgotten once they are counted.
         self.precision += precision.sum(dim=1)
         self.weighted_mean += torch.where(counted, precision * mean, 0.0).sum(dim=1)
 
     def observe(self, episode: Columns, kept: Tensor) -> None:
-        """Extend the context by a new episode of every task; from here on z is another."""
+        """Extend the context by an episode of every task, [T, H]; from here on z is another."""
         if self.infer:
             self.see(episode, kept)
 
@@ -118,6 +121,7 @@ class PearlLearner(OnlineLearner):
     def act(self, observation: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return mean actions given the mean of z, or noisy ones, [T, E, A]."""
         inputs, latent = observation.to(self.precision), self.belief().mean
+        # Each task has an actor of its own: vmap over tasks, each of them a batch of T = 1.
         gaussian = torch.vmap(conditioned_actor)(
             self.learned.actor, inputs[:, None], latent[:, None]
         )
@@ -153,16 +157,18 @@ class PearlLearner(OnlineLearner):
         return torch.vmap(of_one_task)(learned, target, q, dict(batch), noise)
 
     def update(self, kind: str, batch: Columns, generator: torch.Generator) -> dict[str, Tensor]:
-        """Take one step of Adam on the losses of every task, with a sample of its z."""
+        """Take one step of Adam with a sample of each task's z; return every task's losses, [T]."""
         shape = (len(self.precision), *batch["action"].shape[1:])
         drawn = [torch.randn(s, generator=generator) for s in (self.precision.shape, shape)]
         noise = PearlNoise(*(each.to(self.precision) for each in drawn))
         leaves = pytree.tree_leaves(self.learned)
         with torch.enable_grad():
             losses = self.losses(self.learned, self.target, self.belief(), batch, noise)
+            # Without the divergence: it trains the encoder alone, which is not trained here.
             total = losses["critic"] + losses["value"] + losses["actor"]
             gradients = torch.autograd.grad(total.sum(), leaves)
         for leaf, gradient in zip(leaves, gradients, strict=True):
+            # Adam's fused kernel walks memory in order; see ``MetaModule.apply_gradients``.
             leaf.grad = gradient.contiguous()
         self.optimizer.step()
         value = pytree.tree_leaves(self.learned.value)

@@ -33,14 +33,14 @@ class OnlineReplay:
 
     Args:
         num_tasks: T.
-        capacity: rows of each task; the oldest are overwritten.
-        fields: what to keep of a transition, of ``FIELDS``.
+        capacity: Rows of each task; the oldest are overwritten.
+        fields: What to keep of a transition, of ``FIELDS``.
         observation_size: O.
         action_size: A.
-        device: of the memory.
+        device: Device that the rows are kept on.
 
     Raises:
-        ValueError: an unknown field.
+        ValueError: An unknown field.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class OnlineReplay:
         """Append rows [T, B, ...] of every task where ``kept`` [T, B] is true, in their order.
 
         Raises:
-            ValueError: more rows at once than a ring holds.
+            ValueError: More rows at once than a ring holds.
         """
         counts = kept.sum(dim=1)
         if int(counts.max()) > self.capacity:
@@ -89,6 +89,7 @@ class OnlineReplay:
                 f"size, found {int(counts.max())}. Raise replay_size."
             )
         task, row = kept.nonzero(as_tuple=True)
+        # The n-th kept row of a task goes n places behind the ring's position.
         rank = kept.cumsum(dim=1)[task, row] - 1
         slot = (self.position[task] + rank) % self.capacity
         for name, column in self.columns.items():
@@ -105,7 +106,7 @@ class OnlineReplay:
 
         Args:
             shape: (U, B).
-            generator: on the CPU.
+            generator: Source of randomness, on the CPU.
 
         Raises:
             ValueError: a task without rows.
@@ -116,6 +117,8 @@ class OnlineReplay:
                 f"{self.size.tolist()}. Collect an episode of each first."
             )
         size = (shape[0], self.num_tasks, shape[1])
+        # Double precision: the 2^24 numbers of a float32 would hit some rows of a large ring more
+        # often than others.
         uniform = torch.rand(size, generator=generator, dtype=torch.float64)
         return (uniform * self.size[:, None]).long()
 
@@ -125,9 +128,9 @@ class OnlineReplay:
         """Return fields of chosen rows.
 
         Args:
-            rows: row numbers, [T, B], on the replay's device.
-            names: of the fields.
-            extra: more columns of the same rows, [T, N, ...].
+            rows: Row numbers, [T, B], on the replay's device.
+            names: Names of the fields.
+            extra: More columns of the same rows, [T, N, ...].
 
         Returns:
             Each [T, B, ...].
@@ -170,7 +173,7 @@ def with_returns(episode: Columns, length: Tensor, discount: float) -> dict[str,
     Args:
         episode: observation, action, reward, next_observation, terminated of one episode of every
             task, padded to H steps, [T, H, ...].
-        length: steps of each episode, [T].
+        length: Steps of each episode, [T].
         discount: gamma, per step.
 
     Returns:
@@ -183,9 +186,11 @@ def with_returns(episode: Columns, length: Tensor, discount: float) -> dict[str,
     inside = steps < length[:, None]
     result, carry = torch.zeros_like(reward), torch.zeros(len(reward), dtype=torch.float64)
     for step in reversed(steps.tolist()):
+        # In double precision: the sum of a long episode would lose digits.
         carry = torch.where(inside[:, step], reward[:, step].double() + discount * carry, carry)
         result[:, step] = carry.to(reward.dtype)
     last = episode["next_observation"][torch.arange(len(reward)), length - 1]
+    # k counts the steps up to the last observation: 1 in the last row.
     left = (length[:, None] - steps).clamp_min(0)
     return {
         **episode,

@@ -86,7 +86,7 @@ class Outputs:
 
         Args:
             point: ``steps`` and ``returns`` of T tasks.
-            tasks: Their indices.
+            tasks: Indices of the T tasks.
             metrics: What the last updates reported.
         """
         means = [mean_return(row) for row in point["returns"]]
@@ -105,7 +105,7 @@ def result_of(
     references: dict[str, list[float]],
     origin: Origin,
 ) -> FineTuningResult:
-    """Return what a fine-tuning came to.
+    """Return the content of the result file.
 
     Args:
         run: The fine-tuning, done.
@@ -154,7 +154,7 @@ def write_result(content: FineTuningResult, outputs: Outputs, *, warmup_steps: f
 
 
 def summary_lines(content: FineTuningResult, outputs: Outputs) -> list[str]:
-    """Return what to tell the user at the end."""
+    """Return the lines that summarise the result on the command line."""
     before, adapted = content["before_adaptation"], content["after_adaptation"]
     tuned, gained = content["after_fine_tuning"], content["improvement"]
     interval = gained["interval"]

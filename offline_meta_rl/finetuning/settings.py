@@ -74,7 +74,7 @@ class FineTuningSettings:
         """Check the values.
 
         Raises:
-            ValueError: names the setting, what it may be and what it is.
+            ValueError: Names the setting, what it may be and what it is.
         """
         zero_allowed = {"warmup_episodes", "adaptation_steps", "seed", "save_every"}
         for name, value in asdict(self).items():
@@ -91,12 +91,13 @@ class FineTuningSettings:
         """Check that there will be updates at all.
 
         Args:
-            horizon: steps of the longest episode.
+            horizon: Steps of the longest episode.
 
         Raises:
-            ValueError: the fine-tuning would end before its first update.
+            ValueError: The fine-tuning would end before its first update.
         """
         warmup = self.warmup_episodes * horizon
+        # A context that stays in the replay counts towards the first full batch.
         rows = self.environment_steps + self.keep_context * self.context_size
         if warmup >= self.environment_steps or rows < self.batch_size:
             raise ValueError(
@@ -109,7 +110,7 @@ class FineTuningSettings:
         """Return how many updates of each kind follow an episode, in the method's order.
 
         Args:
-            usual: the method's own kinds and numbers.
+            usual: The method's own kinds and numbers.
 
         Raises:
             ValueError: a kind the method does not have, or a negative number.
@@ -139,7 +140,7 @@ def check_options(given: Mapping[str, Setting], known: Sequence[str] | None, met
         method: Its name, for the message.
 
     Raises:
-        ValueError: lists the settings that the method has.
+        ValueError: Lists the settings that the method has.
     """
     unknown = sorted(set(given) - set(known or given))
     if unknown and known is not None:

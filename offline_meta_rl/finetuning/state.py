@@ -30,6 +30,8 @@ def save_state(state: Mapping[str, Any], path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
+    # Written beside its place and moved there: an interruption while writing leaves the last state
+    # whole.
     torch.save(dict(state), partial)
     os.replace(partial, path)
 

@@ -1,4 +1,4 @@
-"""What a fine-tuning came to: curves of all tasks, start against end with intervals.
+"""Summary of a fine-tuning: curves of all tasks, start against end with intervals.
 
 Shapes: T tasks, E episodes.
 """
@@ -40,6 +40,7 @@ class Point(TypedDict):
 def summary(returns: Returns, tasks: Sequence[int]) -> Summary:
     """Return mean, interval and means per task of returns [T, E]; NaN are diverged episodes."""
     counted = [_counted(row) for row in returns]
+    # Tasks count alike, however many of their episodes diverged.
     means = [float(row.mean()) if len(row) else float("nan") for row in counted]
     return {
         "return": float(np.mean(means)),
@@ -58,7 +59,7 @@ def curves(points: Sequence[Point], tasks: Sequence[int]) -> dict[str, TaskCurve
 
     Args:
         points: ``FineTuning.curve``.
-        tasks: their indices.
+        tasks: Indices of the T tasks.
     """
     return {
         str(task): {

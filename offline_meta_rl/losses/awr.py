@@ -32,7 +32,7 @@ class Weighting:
         """Check the ranges.
 
         Raises:
-            ValueError: names the setting, what was expected and what was found.
+            ValueError: Names the setting, what was expected and what was found.
         """
         if self.temperature <= 0.0:
             raise ValueError(f"temperature: expected more than 0, found {self.temperature}.")
@@ -54,7 +54,7 @@ class AWRSettings(Weighting):
         """Check the ranges.
 
         Raises:
-            ValueError: names the setting, what was expected and what was found.
+            ValueError: Names the setting, what was expected and what was found.
         """
         super().__post_init__()
         if self.sigma <= 0.0:
@@ -88,6 +88,8 @@ def expectile_loss(value: Tensor, target: Tensor, expectile: float) -> Tensor:
     Returns:
         [T].
     """
+    # Positive where the value is too low. With tau > 1/2 such errors weigh more, so the value
+    # settles above the mean return.
     error = target - value
     weight = torch.abs(expectile - (error < 0).to(error.dtype))
     return (weight * torch.square(error)).mean(dim=-1)
@@ -112,13 +114,15 @@ def td_lambda_return(
         return_to_go: R, [T, B].
         reward: r, [T, B].
         next_value: V(s'), [T, B]; after a truncated episode too.
-        terminated: the transition ended in a state that nothing follows, [T, B] bool.
-        discount: gamma, that of ``return_to_go``.
+        terminated: True where the environment ended the episode, so nothing follows, [T, B] bool.
+        discount: gamma per step; must be the one that ``return_to_go`` was computed with.
         td_lambda: lambda, in [0, 1].
 
     Returns:
         [T, B].
     """
+    # Only termination ends the sum of rewards. A truncated episode would have gone on, so V(s')
+    # counts there.
     one_step = reward + discount * torch.where(terminated, 0.0, next_value)
     return (1.0 - td_lambda) * one_step + td_lambda * return_to_go
 
@@ -127,13 +131,15 @@ def gaussian_log_prob(action: Tensor, mean: Tensor, sigma: float) -> Tensor:
     """Return log N(action; mean, sigma^2 I), summed over action dimensions.
 
     Args:
-        action: [..., A].
-        mean: [..., A].
-        sigma: standard deviation of every dimension, > 0. MACAW's authors fix it at 0.2.
+        action: [..., A], for example [T, B, A].
+        mean: Mean action of the policy, [..., A].
+        sigma: Standard deviation of every dimension, > 0. MACAW's authors fix it at 0.2.
 
     Returns:
-        [...].
+        [...], in nats.
     """
+    # Constant while sigma is fixed. Kept so that logged losses are true nats, comparable between
+    # action sizes and sigmas.
     normaliser = action.shape[-1] * (math.log(sigma) + 0.5 * math.log(2 * math.pi))
     return -0.5 * torch.square((action - mean) / sigma).sum(dim=-1) - normaliser
 
@@ -143,7 +149,7 @@ def advantage_weights(advantage: Tensor, settings: Weighting) -> Tensor:
 
     Args:
         advantage: R(s, a) - V(s), [T, B], without gradient.
-        settings: temperature, largest weight, and whether to standardise.
+        settings: Temperature, largest weight, and whether to standardise advantages first.
 
     Returns:
         [T, B], in (0, max_weight].
@@ -161,10 +167,10 @@ def regression_loss(mean: Tensor, action: Tensor, weight: Tensor, sigma: float) 
     """Return the advantage-weighted regression of each task (MACAW, Eq. 1).
 
     Args:
-        mean: mean actions of the policy, [T, B, A].
-        action: actions to regress onto, [T, B, A].
-        weight: from ``advantage_weights``, [T, B].
-        sigma: standard deviation of the policy, > 0.
+        mean: Mean actions of the policy, [T, B, A].
+        action: Actions to regress onto, [T, B, A].
+        weight: Regression weights from ``advantage_weights``, [T, B].
+        sigma: Standard deviation of the policy, > 0.
 
     Returns:
         [T], in nats.
@@ -188,7 +194,7 @@ def advantage_loss(predicted: Tensor, advantage: Tensor) -> Tensor:
 def bootstrapped_return(
     return_to_go: Tensor, terminal_value: Tensor, terminal_discount: Tensor
 ) -> Tensor:
-    """Return R + gamma^k V(s_end): the return of an episode cut off k steps later, [T, B].
+    """Return R + gamma^k V(s_end), the return of an episode that is cut off k steps later.
 
     The authors' code uses it where the paper has the plain return; it bootstraps true ends too.
 
@@ -196,5 +202,8 @@ def bootstrapped_return(
         return_to_go: R, [T, B].
         terminal_value: V of the last observation of the transition's episode, [T, B].
         terminal_discount: gamma^k, [T, B].
+
+    Returns:
+        [T, B], with the gradient of ``terminal_value``.
     """
     return return_to_go + terminal_discount * terminal_value

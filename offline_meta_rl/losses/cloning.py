@@ -23,8 +23,8 @@ class CloningParameters(NamedTuple):
     """What the outer loop learns.
 
     Attributes:
-        policy: layers of body and action head.
-        log_step_sizes: logarithms of the inner step sizes, [layers, tensors]; see ``layer_kinds``.
+        policy: Meta-parameters of the layers of body and action head.
+        log_step_sizes: Logarithms of the inner step sizes, [layers, tensors]; see ``layer_kinds``.
     """
 
     policy: list[LayerParameters]
@@ -32,7 +32,16 @@ class CloningParameters(NamedTuple):
 
 
 def cloning_loss(thetas: list[Tensor], batch: Batch, sigma: float) -> Tensor:
-    """Return the mean of -log pi(a|s) of each task, [T], with layers [T, D]."""
+    """Return the mean of -log pi(a | s) over each task's transitions.
+
+    Args:
+        thetas: Generated layers of body and action head, [T, D] each.
+        batch: Transitions to imitate, [T, B, ...].
+        sigma: Fixed standard deviation of the policy, > 0.
+
+    Returns:
+        [T], in nats.
+    """
     mean = networks.policy_forward(thetas, batch["observation"])
     return -gaussian_log_prob(batch["action"], mean, sigma).mean(dim=-1)
 
@@ -44,9 +53,20 @@ def cloning_inner_loop(
     settings: InnerLoop,
     sigma: float,
 ) -> list[list[Tensor]]:
-    """Return the policy's layers of T tasks after 0, 1, ... steps, [T, D] each."""
+    """Adapt the policy to T tasks by imitating their data.
+
+    Args:
+        parameters: The meta-parameters.
+        data: Transitions to adapt on, [T, B, ...].
+        settings: Number of gradient steps, and whether second derivatives are kept.
+        sigma: Fixed standard deviation of the policy, > 0.
+
+    Returns:
+        The generated layers after 0, 1, ..., ``num_steps`` steps, [T, D] each.
+    """
 
     def loss(thetas: list[Tensor], _: int) -> Tensor:
+        # ``adapt`` asks for the sum: row t of its gradient is then task t's own gradient.
         return cloning_loss(thetas, data, sigma).sum()
 
     return adapt(
@@ -71,14 +91,20 @@ def cloning_meta_loss(
     """Return the imitation loss after adaptation, a sum over tasks, and what to log.
 
     Args:
-        parameters: the meta-parameters.
-        inner: data to adapt on.
-        outer: data to imitate after adaptation.
-        task_weight: weight of each task's loss, [T].
-        settings: of the inner loop.
-        sigma: fixed standard deviation of the policy.
+        parameters: The meta-parameters.
+        inner: Transitions to adapt on, [T, B, ...].
+        outer: Transitions to imitate after adaptation, [T, B, ...].
+        task_weight: Weight of each task's loss, [T].
+        settings: Settings of the inner loop.
+        sigma: Fixed standard deviation of the policy, > 0.
+
+    Returns:
+        The loss, [], and weighted means over tasks to log, [] each.
     """
+    # Line 8 of MACAW's Algorithm 1, with imitation in place of advantage weighting.
     thetas = cloning_inner_loop(parameters, inner, settings=settings, sigma=sigma)
+    # Only the loss after adaptation is trained (line 11). The one before is logged beside it, to
+    # show how much adaptation gains.
     before, after = (cloning_loss(each, outer, sigma) for each in (thetas[0], thetas[-1]))
     metrics = {"policy_loss": after, "policy_loss_before": before}
     loss = (task_weight * after).sum()

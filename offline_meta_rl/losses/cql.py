@@ -24,7 +24,12 @@ MAX_LOG_STD = 2.0
 
 
 class CQLParameters(NamedTuple):
-    """What is learned: the actor, one network of O -> 2 A, and the twin critics of O + A -> 1."""
+    """What is learned.
+
+    Attributes:
+        actor: One network of O -> 2 A, mean and log standard deviation before the tanh.
+        critics: Two networks of O + A -> 1, the twins.
+    """
 
     actor: Layers
     critics: Layers
@@ -111,11 +116,11 @@ class CQLNoise(NamedTuple):
     """All random numbers of one update.
 
     Attributes:
-        backup: standard normal [B, A], of a' ~ pi(b').
-        actor: standard normal [B, A], of the action that the actor's loss values.
-        uniform: actions [B, N, A], uniform in [-1, 1].
-        policy: standard normal [B, N, A], of the group from pi(b).
-        following: standard normal [B, N, A], of the group from pi(b').
+        backup: Standard normal [B, A], of a' ~ pi(b').
+        actor: Standard normal [B, A], of the action that the actor's loss values.
+        uniform: Actions [B, N, A], uniform in [-1, 1].
+        policy: Standard normal [B, N, A], of the group from pi(b).
+        following: Standard normal [B, N, A], of the group from pi(b').
     """
 
     backup: Tensor
@@ -136,11 +141,14 @@ def draw_cql_noise(
     """Draw the random numbers of one update, in a fixed order.
 
     Args:
-        shape: Of the data's actions, [..., A].
-        conservatism: Says how many actions are sampled; a group it does not use has N = 0.
-        device: Where the numbers go.
-        dtype: Of the numbers.
+        shape: Shape of the data's actions, [..., A].
+        conservatism: How many actions are sampled; a group that is not used has N = 0.
+        device: Device that the numbers are drawn on.
+        dtype: Floating-point type of the numbers.
         generator: Source of randomness; None for the global state.
+
+    Returns:
+        Noise of every action of the update; shapes as in ``CQLNoise``.
     """
     *rows, size = shape
     uniform, policy = conservatism.group_sizes()
@@ -160,6 +168,8 @@ def actor_gaussian(actor: Layers, observation: Tensor, min_log_std: float) -> tu
         min_log_std: Floor of the logarithm of the standard deviation.
     """
     mean, log_std = stacked_mlp(actor, observation[None])[0].chunk(2, dim=-1)
+    # Without an entropy term nothing but the floor keeps the actor from becoming deterministic. The
+    # default bounds, -20 and 2, are those of soft actor-critic's code.
     return mean, log_std.clamp(min_log_std, MAX_LOG_STD).exp()
 
 
@@ -169,13 +179,14 @@ def values_of_actions(critics: Layers, observation: Tensor, actions: Tensor) -> 
     The first layer's product with the observation is taken once, not once for each action.
 
     Args:
-        critics: two networks of O + A -> 1.
+        critics: Two networks of O + A -> 1.
         observation: [B, O].
         actions: [B, M, A].
 
     Returns:
         [2, B, M].
     """
+    # W [b; a] = W_b b + W_a a. All M actions of a row share b, so W_b b is taken once for each row.
     (weight, bias), *rest = critics
     num_rows, num_actions, _ = actions.shape
     size = observation.shape[-1]
@@ -195,12 +206,21 @@ def conservative_actions(
     """Return the sampled actions of all groups [B, M, A] and their log densities [B, M].
 
     Groups in order: uniform, pi(b), pi(b'), of those that the settings use.
+
+    Args:
+        parameters: Actor and critics.
+        batch: observation and next_observation, [B, O].
+        noise: Random numbers of this update.
+        settings: Form of the conservative term, floor of the actor's deviation.
     """
+    # mu of Eq. 3, the wide sampling distribution: uniform over [-1, 1]^A, of density 2^-A.
     actions = [noise.uniform]
     uniform_log_density = -math.log(2.0) * noise.uniform.shape[-1]
     densities = [torch.full_like(noise.uniform[..., 0], uniform_log_density)]
     groups = {"observation": noise.policy, "next_observation": noise.following}
     if settings.conservatism.form == "logsumexp":
+        # CQL(H) adds the actor's own actions, at the observation and at the next one. Both are
+        # valued at the observation, as in the code of CQL's authors.
         for name, normal in groups.items():
             mean, std = actor_gaussian(parameters.actor, batch[name], settings.min_log_std)
             action, density = tanh_sample(mean[:, None], std[:, None], normal)
@@ -219,13 +239,16 @@ def conservative_penalty(
     Args:
         sampled: Q of the sampled actions, [2, B, M].
         data: Q of the data's action, [2, B].
-        log_density: of the sampled actions, [B, M].
-        conservatism: Form, temperature, importance weights.
+        log_density: Log densities of the sampled actions, [B, M], in nats.
+        conservatism: Form of the term, temperature, importance weights.
     """
     if conservatism.form == "uniform":
+        # E_{a ~ mu} Q(b, a) - Q(b, a_data), the bracket of Eq. 3.
         return sampled.mean(dim=-1) - data
     exponent = sampled / conservatism.temperature
     if conservatism.importance_weights:
+        # Importance sampling: dividing by the density makes the mean over samples an estimate of
+        # the integral of exp Q over all actions.
         exponent = exponent - log_density
     mean = torch.logsumexp(exponent, dim=-1) - math.log(sampled.shape[-1])
     return conservatism.temperature * mean - data
@@ -238,10 +261,22 @@ def backup(
     noise: Tensor,
     settings: CQLSettings,
 ) -> Tensor:
-    """Return r + discount * min Q'(b', a') with a' ~ pi(b'), [B]; the reward alone at the end."""
+    """Return r + discount * min Q'(b', a') with a' ~ pi(b'); the reward alone at the end.
+
+    Args:
+        parameters: The actor that a' is drawn from.
+        targets: The target critics Q'.
+        batch: next_observation [B, O], reward [B], terminated [B] bool.
+        noise: Standard normal, of a', [B, A].
+        settings: Discount, floor of the actor's deviation.
+
+    Returns:
+        [B], in units of return.
+    """
     following = batch["next_observation"]
     mean, std = actor_gaussian(parameters.actor, following, settings.min_log_std)
     action, _ = tanh_sample(mean, std, noise)
+    # The smaller of the twins: one critic's errors that are too high would be maximised over.
     value = values_of_actions(targets, following, action[:, None])[..., 0].amin(dim=0)
     return batch["reward"] + settings.discount * torch.where(batch["terminated"], 0.0, value)
 
@@ -257,13 +292,13 @@ def cql_losses(
     """Return the losses of one update and what to log, as weighted sums over rows.
 
     Args:
-        parameters: what is learned; the losses' gradients are of the actor through ``actor`` and of
+        parameters: What is learned; the losses' gradients are of the actor through ``actor`` and of
             the critics through ``critic`` and ``penalty`` alone.
-        targets: the target critics.
+        targets: The target critics.
         batch: observation, next_observation [B, O], action [B, A], reward [B], terminated [B] bool.
-        noise: all random numbers.
-        row_weight: weight of every row's loss, [B]; 1 / B for a mean.
-        settings: discount, conservative term, actor.
+        noise: All random numbers.
+        row_weight: Weight of every row's loss, [B]; 1 / B for a mean.
+        settings: Discount, conservative term, actor.
 
     Returns:
         ``critic`` (half the squared TD error, summed over the twins), ``penalty`` (likewise, times
@@ -273,22 +308,29 @@ def cql_losses(
     observation, data_action = batch["observation"], batch["action"][:, None]
     conservatism = settings.conservatism
     conservative = conservatism.weight > 0
+    # The backup is a constant of Eq. 3's minimisation, and the sampled actions are given: the
+    # conservative term must not move the actor.
     with torch.no_grad():
         aim = backup(parameters, targets, batch, noise.backup, settings)
         actions, density = data_action, data_action[..., 0]
         if conservative:
             sampled, density = conservative_actions(parameters, batch, noise, settings)
             actions = torch.cat([data_action, sampled], dim=1)
+    # Data and sampled actions are valued in one call, the data's action first.
     values = values_of_actions(parameters.critics, observation, actions)
     data_value = values[..., 0]
+    # Second line of Eq. 3, half the squared TD error.
     losses = {"critic": 0.5 * ((data_value - aim).square().sum(dim=0) * row_weight).sum()}
     if conservative:
+        # First line of Eq. 3, times beta.
         penalty = conservative_penalty(values[..., 1:], data_value, density, conservatism)
         losses["penalty"] = conservatism.weight * (penalty.sum(dim=0) * row_weight).sum()
 
     action, log_density = tanh_sample(
         *actor_gaussian(parameters.actor, observation, settings.min_log_std), noise.actor
     )
+    # Last formula of section 3.7: the actor maximises Q. The critics are constants of it, or they
+    # would learn to please the actor.
     critics = constant(parameters.critics)
     policy_value = values_of_actions(critics, observation, action[:, None])[..., 0].amin(dim=0)
     actor = settings.entropy_weight * log_density - policy_value

@@ -27,11 +27,12 @@ class MetaParameters(NamedTuple):
     """Everything the outer loop learns; the last three as logarithms.
 
     Attributes:
-        policy: layers of ``networks.policy_sizes``.
-        value: layers of ``networks.value_sizes``.
-        policy_step_sizes: [layers, 3], of (z, M, c); see ``inner.adapt`` for other layers.
-        value_step_sizes: the same.
-        advantage_coefficient: lambda of Eq. 3, [].
+        policy: Meta-parameters of the policy's layers, in the order of ``policy_sizes``.
+        value: Meta-parameters of the value function's layers, in the order of ``value_sizes``.
+        policy_step_sizes: Logarithms of the inner step sizes of each layer's (z, M, c),
+            [layers, 3]; see ``inner_loop.adapt`` for other kinds of layers.
+        value_step_sizes: The same for the value function.
+        advantage_coefficient: Logarithm of lambda of Eq. 3, [].
     """
 
     policy: list[LayerParameters]
@@ -44,7 +45,11 @@ class MetaParameters(NamedTuple):
 class Adapted(NamedTuple):
     """The generated layers of T tasks after the inner loop; the policy without advantage head.
 
-    The last two hold the same layers as (z, M, c) of each task.
+    Attributes:
+        policy: Layers of body and action head, [T, D] each.
+        value: Layers of the value function, [T, D] each.
+        policy_layers: The policy's layers as each task's own (z, M, c).
+        value_layers: The value function's layers as each task's own (z, M, c).
     """
 
     policy: list[Tensor]
@@ -65,20 +70,28 @@ def meta_loss(
     """Return the outer loss of both networks (Eqs. 5 and 6) and what to log.
 
     Args:
-        parameters: the meta-parameters.
-        inner: D^tr.
-        outer: D^ts.
-        task_weight: weight of each task's loss, [T].
-        num_steps: gradient steps of the inner loop.
-        settings: of the losses.
+        parameters: The meta-parameters.
+        inner: D^tr, the transitions to adapt on, [T, B, ...].
+        outer: D^ts, other transitions of the same tasks, [T, B, ...].
+        task_weight: Weight of each task's loss, [T].
+        num_steps: Gradient steps of the inner loop.
+        settings: Networks, inner loop and losses.
+
+    Returns:
+        The loss summed over tasks, [], and weighted means over tasks to log, [] each.
     """
+    # Lines 7 and 8: phi'_i and theta'_i from D^tr.
     adapted = inner_loop(parameters, inner, num_steps=num_steps, settings=settings)
+    # Line 10, Eq. 5: L_V of phi'_i on D^ts.
     target = _target(adapted.value, outer, settings)
     if settings.authors.bootstrap_outer_value:
+        # The authors bootstrap from a value function that is mostly the meta-trained one.
         target = _bootstrap(_target_value(parameters, inner, settings), outer)
     value = networks.value_forward(adapted.value, outer["observation"])
     value_loss = _value_loss(value, target, settings)
 
+    # Line 11, Eq. 6: L^AWR of theta'_i on D^ts, with advantages under phi'_i. Without lambda L^ADV:
+    # the enriched loss is for the inner loop alone (section 4.2).
     advantage = _advantage(adapted.value, outer, settings)
     mean = networks.policy_forward(adapted.policy, outer["observation"])
     weight = awr.advantage_weights(advantage, settings.awr)
@@ -90,6 +103,8 @@ def meta_loss(
         "advantage": advantage.mean(dim=-1),
         "weight_max": weight.amax(dim=-1),
     }
+    # Lines 10 and 11 in one backward pass. Advantages are detached, so each loss has gradients in
+    # its own network alone, and the sum has both.
     loss = (task_weight * (value_loss + policy_loss)).sum()
     return loss, {name: (task_weight * each).sum().detach() for name, each in metrics.items()}
 
@@ -101,11 +116,24 @@ def inner_loop(
 
     The value function takes all its steps first, which comes to the paper's order because they do
     not depend on the policy: step k of the policy uses the value function after k + 1 steps.
+
+    Args:
+        parameters: The meta-parameters theta, phi.
+        data: D^tr or, when adapting, D; transitions of T tasks, [T, B, ...].
+        num_steps: Gradient steps, >= 0.
+        settings: Networks, inner loop and losses.
+
+    Returns:
+        The generated layers of T tasks, [T, D] each.
     """
+    # Line 6: D^tr. One batch for all steps, unless the authors' variant splits it.
     batches = _step_batches(data, num_steps, settings)
+    # Line 7 (Algorithm 2: line 5): phi' = phi - eta_1 grad L_V(phi, D^tr).
     values, value_layers = _adapt_value(parameters, batches, settings)
     advantages = [
-        _advantage(value, batch, settings) for value, batch in zip(values[1:], batches, strict=True)
+        # R - V_phi'(s) under the adapted value function; values[0] is phi before any step.
+        _advantage(value, batch, settings)
+        for value, batch in zip(values[1:], batches, strict=True)
     ]
 
     def policy_loss(thetas: list[Tensor], step: int) -> Tensor:
@@ -118,17 +146,21 @@ def inner_loop(
         )
         weight = awr.advantage_weights(advantages[step], settings.awr)
         loss = awr.regression_loss(mean, batch["action"], weight, settings.awr.sigma)
-        if settings.inner.enriched:  # Eq. 3
+        # Eq. 3: L_pi = L^AWR + lambda L^ADV. From the gradient of L^AWR alone advantage and action
+        # cannot be told apart (Theorem 1); with L^ADV they can (Theorem 2).
+        if settings.inner.enriched:
             coefficient = settings.inner.positive(parameters.advantage_coefficient)
             loss = loss + coefficient * awr.advantage_loss(predicted, advantages[step])
         return loss.sum()
 
+    # Line 8 (Algorithm 2: line 6): theta' = theta - alpha_1 grad L_pi(theta, phi', D^tr).
     policies, policy_layers = adapt_layers(
         parameters.policy,
         settings.inner.step_sizes(parameters.policy_step_sizes),
         policy_loss,
         num_tasks=len(data["observation"]),
         num_steps=num_steps,
+        # The advantage head is not used after the last step, so that step does not update it.
         num_kept=settings.network.num_action_layers,
         first_order=settings.inner.first_order,
     )
@@ -138,6 +170,7 @@ def inner_loop(
 
 def _step_batches(data: Batch, num_steps: int, settings: MacawSettings) -> list[Batch]:
     if not settings.authors.split_inner_batch:
+        # Line 6 draws one D^tr, and section 4.1 takes "one or a few" steps on it.
         return [data] * num_steps
     parts = {name: value.chunk(max(num_steps, 1), dim=1) for name, value in data.items()}
     return [{name: part[step] for name, part in parts.items()} for step in range(num_steps)]
@@ -154,6 +187,7 @@ def _adapt_value(
 
     def loss(thetas: list[Tensor], step: int) -> Tensor:
         value = networks.value_forward(thetas, batches[step]["observation"])
+        # The sum over tasks: row t of its gradient is task t's own gradient.
         return _value_loss(value, _target(thetas, batches[step], settings), settings).sum()
 
     return adapt_layers(
@@ -173,6 +207,7 @@ def _target_value(parameters: MetaParameters, data: Batch, settings: MacawSettin
 
 
 def _bootstrap(value: list[Tensor], batch: Batch) -> Tensor:
+    # A target: neither loss is differentiated through it.
     terminal = networks.value_forward(value, batch["terminal_observation"])
     return awr.bootstrapped_return(
         batch["return_to_go"], terminal, batch["terminal_discount"]
@@ -180,7 +215,9 @@ def _bootstrap(value: list[Tensor], batch: Batch) -> Tensor:
 
 
 def _target(value: list[Tensor], batch: Batch, settings: MacawSettings) -> Tensor:
-    """Return what the value function regresses onto, [T, B], a constant for all gradients."""
+    """Return the value function's regression target, [T, B], without gradient."""
+    # R_D(s, a) of Eq. 2. The paper avoids bootstrapping here: values would take many steps to
+    # propagate, and there are only a few (section 4.1).
     if settings.target.kind != "td_lambda":
         return batch["return_to_go"]
     return awr.td_lambda_return(
@@ -202,6 +239,8 @@ def _value_loss(value: Tensor, target: Tensor, settings: MacawSettings) -> Tenso
 def _advantage(value: list[Tensor], batch: Batch, settings: MacawSettings) -> Tensor:
     bootstrap = settings.authors.bootstrap_advantage
     returns = _bootstrap(value, batch) if bootstrap else _target(value, batch, settings)
+    # Weights and targets of the policy's losses, not a way to train phi: L_pi is differentiated in
+    # theta alone (lines 8 and 11).
     return (returns - networks.value_forward(value, batch["observation"])).detach()
 
 

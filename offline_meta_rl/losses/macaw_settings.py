@@ -59,6 +59,8 @@ class MacawInnerLoop(InnerLoop):
         sizes = self.positive(logarithm)
         if self.adapt_matrices:
             return sizes
+        # Step sizes of 0 for all but z, the first tensor. Section 4.3 speaks of the latent code
+        # alone; Algorithm 1 and the authors' code update every parameter.
         latent_only = torch.eye(sizes.shape[-1], device=sizes.device, dtype=sizes.dtype)[0]
         return sizes * latent_only
 
@@ -71,9 +73,9 @@ class ValueTarget:
         kind: ``monte_carlo`` returns (Eq. 2), ``td_lambda`` (future work in the paper; see
             ``awr.td_lambda_return``), or the upper ``expectile`` of the returns (as in IQL; see
             ``awr.expectile_loss``).
-        td_lambda: Of ``td_lambda``, in [0, 1]; 0 is TD(0), 1 is Monte-Carlo.
-        expectile: Of ``expectile``, in (0, 1); above 0.5 for the upper end.
-        discount: Of ``td_lambda``; must be the data's.
+        td_lambda: lambda of the kind ``td_lambda``, in [0, 1]; 0 is TD(0), 1 is Monte-Carlo.
+        expectile: tau of the kind ``expectile``, in (0, 1); above 0.5 for the upper end.
+        discount: gamma per step of the kind ``td_lambda``; must be the data's.
     """
 
     kind: Literal["monte_carlo", "td_lambda", "expectile"] = "monte_carlo"
@@ -85,7 +87,7 @@ class ValueTarget:
         """Check the ranges.
 
         Raises:
-            ValueError: names the settings, what was expected and what was found.
+            ValueError: Names the settings, what was expected and what was found.
         """
         if not (0 <= self.td_lambda <= 1 and 0 < self.expectile < 1):
             raise ValueError(
@@ -103,7 +105,7 @@ class AuthorsVariants:
         bootstrap_outer_value: So does the target of the outer value loss, with a target function
             one tenth of the way from V to V'.
         rectify_head_action: The advantage head sees max(a, 0).
-        split_inner_batch: With several inner steps each sees its own part of the batch.
+        split_inner_batch: Give each of several inner steps its own part of the batch.
         divide_by_all_tasks: Outer losses are divided by the number of training tasks, not of the
             batch's tasks. (Adam hardly notices.)
     """
@@ -117,7 +119,15 @@ class AuthorsVariants:
 
 @dataclass(frozen=True)
 class MacawSettings:
-    """All that the losses depend on besides parameters and data."""
+    """All that the losses depend on besides parameters and data.
+
+    Attributes:
+        network: Size and kind of the layers of policy and value function.
+        inner: Inner loop: steps, their initial sizes, the enriched loss.
+        awr: Advantage-weighted regression of inner and outer loop.
+        target: What the value function learns from.
+        authors: Where the authors' code departs from the paper.
+    """
 
     network: MacawNetwork = MacawNetwork()
     inner: MacawInnerLoop = MacawInnerLoop()
@@ -129,9 +139,11 @@ class MacawSettings:
         """Refuse settings that do not go together.
 
         Raises:
-            ValueError: names the settings and the fix.
+            ValueError: Names the settings and the fix.
         """
         authors = self.authors
+        # The target function is phi after one step of a tenth of the size, which has no counterpart
+        # after several steps.
         if authors.bootstrap_outer_value and self.inner.num_steps != 1:
             raise ValueError(
                 "authors.bootstrap_outer_value is defined for one inner step, found "

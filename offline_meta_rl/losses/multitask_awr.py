@@ -27,8 +27,8 @@ class Bootstrap:
     s_end is the last observation of the transition's episode, k steps later.
 
     Attributes:
-        advantage: In the policy's advantages.
-        value: In the value function's target; their variant ``multitask``.
+        advantage: Bootstrap the returns in the policy's advantages.
+        value: Bootstrap the value function's target too, as in their variant ``multitask``.
     """
 
     advantage: bool = False
@@ -56,8 +56,8 @@ class MultitaskSettings:
     """What both losses depend on besides parameters and data.
 
     Attributes:
-        awr: Of the policy's loss.
-        bootstrap: Of the returns.
+        awr: Settings of the policy's advantage-weighted regression.
+        bootstrap: Where returns are bootstrapped.
     """
 
     awr: AWRSettings
@@ -65,7 +65,12 @@ class MultitaskSettings:
 
 
 class ActorCritic(NamedTuple):
-    """A policy and a value function of each of T tasks."""
+    """A policy and a value function of each of T tasks.
+
+    Attributes:
+        policy: T networks of O -> A, mean actions before the tanh.
+        value: T networks of O -> 1, in units of return.
+    """
 
     policy: Layers
     value: Layers
@@ -90,10 +95,10 @@ def losses(
     """Return the weighted sum of both losses over tasks, [], and what to log.
 
     Args:
-        networks: of the T tasks.
-        batch: of the T tasks.
-        task_weight: weight of each task's loss, [T].
-        settings: of both losses.
+        networks: Policy and value function of each of T tasks.
+        batch: Transitions of T tasks, [T, B, ...].
+        task_weight: Weight of each task's loss, [T].
+        settings: Settings of both losses.
     """
     metrics = {
         "value_loss": bootstrapped_value_loss(networks.value, batch, settings),
@@ -118,9 +123,17 @@ def adapt_by_adam(
     value function's new advantages. Adam starts fresh and acts on each number by itself, so each
     task is fine-tuned exactly as it would be alone.
 
+    Args:
+        networks: Policy and value function of each of T tasks to start from; they are not changed.
+        context: Transitions of T tasks, [T, B, ...].
+        num_steps: Steps of Adam on each network, >= 0.
+        adaptation: Learning rates.
+        settings: Settings of both losses.
+
     Returns:
         The networks after the last step, without gradient.
     """
+    # Validation and ``adapt`` may run without gradients; fine-tuning needs them.
     with torch.enable_grad():
         copies = [[(_leaf(weight), _leaf(bias)) for weight, bias in layers] for layers in networks]
         tuned = ActorCritic(*copies)
@@ -130,6 +143,7 @@ def adapt_by_adam(
             for layers, rate in zip(tuned, rates, strict=True)
         )
         for _ in range(num_steps):
+            # The value function first: the policy's advantages are under its newest values.
             adam_value.zero_grad()
             torch.autograd.backward(bootstrapped_value_loss(tuned.value, context, settings).sum())
             adam_value.step()
@@ -140,6 +154,8 @@ def adapt_by_adam(
 
 
 def _leaf(tensor: Tensor) -> Tensor:
+    # Contiguous: the layers of T tasks are expanded views of one network, whose rows share memory,
+    # and Adam writes in place.
     return tensor.detach().clone(memory_format=torch.contiguous_format).requires_grad_()
 
 
@@ -159,4 +175,5 @@ def _returns(value: Layers, batch: Batch, bootstrap: bool) -> Tensor:
 
 def _advantage(value: Layers, batch: Batch, settings: MultitaskSettings) -> Tensor:
     returns = _returns(value, batch, settings.bootstrap.advantage)
+    # Detached: the policy's loss must not train the value function.
     return (returns - _values(value, batch["observation"])).detach()

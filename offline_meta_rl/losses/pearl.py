@@ -40,10 +40,10 @@ class PearlParameters(NamedTuple):
     """What is learned; every network but the encoder takes z beside its inputs.
 
     Attributes:
-        encoder: one network of C -> 2 Z.
-        actor: one network of O + Z -> 2 A, mean and log standard deviation before the tanh.
-        critics: two networks of O + A + Z -> 1.
-        value: one network of O + Z -> 1.
+        encoder: One network of C -> 2 Z.
+        actor: One network of O + Z -> 2 A, mean and log standard deviation before the tanh.
+        critics: Two networks of O + A + Z -> 1.
+        value: One network of O + Z -> 1.
     """
 
     encoder: Layers
@@ -53,7 +53,12 @@ class PearlParameters(NamedTuple):
 
 
 class PearlNoise(NamedTuple):
-    """Standard normal numbers of one update: ``latent`` [T, Z], ``action`` [T, B, A]."""
+    """Standard normal numbers of one update.
+
+    Attributes:
+        latent: Noise of the sample of z, [T, Z].
+        action: Noise of the actor's actions, [T, B, A].
+    """
 
     latent: Tensor
     action: Tensor
@@ -90,7 +95,7 @@ class PearlSettings:
         """Check the ranges.
 
         Raises:
-            ValueError: names the setting, what was expected and what was found.
+            ValueError: Names the setting, what was expected and what was found.
         """
         for name, value in (
             ("entropy_weight", self.entropy_weight),
@@ -116,7 +121,7 @@ def conditioned_actor(actor: Layers, observation: Tensor, latent: Tensor) -> tup
     """Return mean and log standard deviation of the actions before the tanh, [T, B, A] each.
 
     Args:
-        actor: see ``PearlParameters``.
+        actor: One network of O + Z -> 2 A.
         observation: [T, B, O].
         latent: z, [T, Z].
     """
@@ -127,13 +132,32 @@ def conditioned_actor(actor: Layers, observation: Tensor, latent: Tensor) -> tup
 def conditioned_values(
     critics: Layers, observation: Tensor, action: Tensor, latent: Tensor
 ) -> Tensor:
-    """Return both critics' values [2, T, B] of observations [T, B, O] and actions [T, B, A]."""
+    """Return Q(s, a, z) of both critics in scaled units of return.
+
+    Args:
+        critics: Two networks of O + A + Z -> 1.
+        observation: [T, B, O].
+        action: [T, B, A].
+        latent: z, [T, Z].
+
+    Returns:
+        [2, T, B].
+    """
     inputs = torch.cat([observation, action], dim=-1)
     return conditioned_mlp(critics, inputs, latent).squeeze(-1)
 
 
 def state_value(value: Layers, observation: Tensor, latent: Tensor) -> Tensor:
-    """Return V(s, z) [T, B] of observations [T, B, O]."""
+    """Return V(s, z) in scaled units of return.
+
+    Args:
+        value: One network of O + Z -> 1.
+        observation: [T, B, O].
+        latent: z, [T, Z].
+
+    Returns:
+        [T, B].
+    """
     return conditioned_mlp(value, observation, latent)[0].squeeze(-1)
 
 
@@ -149,15 +173,15 @@ def pearl_losses(
     """Return the losses of one update and what to log, as weighted sums over tasks.
 
     Args:
-        parameters: what is learned; each loss has gradients in its own network alone, ``critic`` in
+        parameters: What is learned; each loss has gradients in its own network alone, ``critic`` in
             critics and encoder, ``kl`` in the encoder.
         target_value: V_target, a network like ``value``.
         context: c, [T, C_rows, C].
         batch: observation, next_observation [T, B, O], action [T, B, A], reward [T, B], terminated
             [T, B] bool. Nothing follows a terminated episode; what follows a truncated one counts.
-        noise: of z and of the actor's actions.
-        task_weight: weight of each task's losses, [T]; 1 / T for a mean.
-        settings: of the losses.
+        noise: Standard normal numbers behind z and the actor's actions.
+        task_weight: Weight of each task's losses, [T]; 1 / T for a mean.
+        settings: Weights and scales of the losses.
 
     Returns:
         ``critic``, ``value``, ``actor``, ``kl`` (times its weight): to be added. Detached:
@@ -178,13 +202,17 @@ def losses_given(
     task_weight: Tensor,
     settings: PearlSettings,
 ) -> dict[str, Tensor]:
-    """Return what ``pearl_losses`` does, from q(z | c), [T, Z]; the encoder is not used."""
+    """Return the losses of ``pearl_losses`` given q(z | c), [T, Z]; the encoder is not used."""
+    # One z ~ q(z | c) for each task and update, shared by all its transitions, as in Algorithm 1.
+    # Reparameterised, so that the critics' loss reaches the encoder.
     latent = draw_latent(q, noise.latent)
+    # z~ of Eqs. 2 and 3: only the critics' loss and the divergence train the encoder (section 4.2).
     given = latent.detach()
     with torch.no_grad():
         after = state_value(target_value, batch["next_observation"], given)
         after = torch.where(batch["terminated"], 0.0, after)
         aim = settings.reward_scale * batch["reward"] + settings.discount * after
+    # Eq. 2. The only use of z with its gradient.
     data_values = conditioned_values(
         parameters.critics, batch["observation"], batch["action"], latent
     )
@@ -192,17 +220,23 @@ def losses_given(
 
     mean, log_std = conditioned_actor(parameters.actor, batch["observation"], given)
     action, log_density = tanh_sample(mean, log_std.exp(), noise.action)
+    # Eq. 3. The critics are constants here, or they would learn to please the actor.
     critics = constant(parameters.critics)
     policy_value = conditioned_values(critics, batch["observation"], action, given).amin(dim=0)
     value = state_value(parameters.value, batch["observation"], given)
+    # Aim of the value function and, with its gradient, what the actor maximises.
     soft_value = policy_value - settings.entropy_weight * log_density
     value_loss = (value - soft_value.detach()).square().mean(dim=-1)
 
     actor = -soft_value.mean(dim=-1)
     size = mean.square().mean(dim=(1, 2)) + log_std.square().mean(dim=(1, 2))
     actor = actor + settings.policy_regularisation * size
+    # Computed even where its weight is 0, because it is logged: it shows how far the actor has left
+    # the data.
     distance = (action - batch["action"]).square().mean(dim=-1)
     if settings.behaviour_weight > 0.0:
+        # TD3+BC, Eqs. 3 to 5: relative to the mean |Q|, so that one weight suits any scale of
+        # reward. Scale and weights are constants, only the distance is minimised.
         advantage = (data_values.amin(dim=0) - value).detach()
         scale = policy_value.detach().abs().mean(dim=-1)
         term = (_behaviour_weights(advantage, settings) * distance).mean(dim=-1)
@@ -226,7 +260,7 @@ def losses_given(
 
 
 def total_loss(losses: Mapping[str, Tensor]) -> Tensor:
-    """Return the sum of the losses of ``pearl_losses`` that are to be minimised."""
+    """Return the sum of the losses of ``pearl_losses`` that are to be minimised, []."""
     return losses["critic"] + losses["value"] + losses["actor"] + losses["kl"]
 
 

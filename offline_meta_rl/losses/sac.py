@@ -57,7 +57,13 @@ class SACSettings:
 
 
 class Agents(NamedTuple):
-    """What N agents learn: actors, critics, and logarithms of temperatures [N]."""
+    """What N agents learn.
+
+    Attributes:
+        actors: N networks of O -> 2 A.
+        critics: 2 N networks of O + A -> 1, those of all agents, then their twins.
+        log_temperature: Logarithm of each agent's temperature, [N].
+    """
 
     actors: Layers
     critics: Layers
@@ -87,8 +93,18 @@ def sample_action(actors: Layers, observation: Tensor, noise: Tensor) -> tuple[T
 
 
 def twin_values(critics: Layers, observation: Tensor, action: Tensor) -> Tensor:
-    """Return both critics' values [2, N, B] of observations [N, B, O] and actions [N, B, A]."""
+    """Return both critics' values of actions.
+
+    Args:
+        critics: 2 N networks of O + A -> 1.
+        observation: [N, B, O].
+        action: [N, B, A].
+
+    Returns:
+        [2, N, B], in units of return.
+    """
     inputs = torch.cat([observation, action], dim=-1)
+    # Networks 0 to N - 1 are the first critics, N to 2 N - 1 their twins; both see the same rows.
     values = stacked_mlp(critics, inputs.repeat(2, 1, 1))
     return values.view(2, *inputs.shape[:2])
 
@@ -99,10 +115,18 @@ def target_value(
     """Return r + discount * (min Q'(s', a') - alpha log pi(a'|s')), [N, B] (Eq. 3 and 6).
 
     Nothing follows a terminated episode; what follows a truncated one counts.
+
+    Args:
+        agents: Actors and temperatures.
+        targets: The target critics Q', 2 N networks.
+        batch: next_observation [N, B, O], reward [N, B], terminated [N, B] bool.
+        noise: Standard normal, of a', [N, B, A].
+        discount: Per step, 0 to 1.
     """
     following = batch["next_observation"]
     action, log_density = sample_action(agents.actors, following, noise)
     value = twin_values(targets, following, action).amin(dim=0)
+    # Eq. 3: the soft value of s' has the entropy of what follows in it.
     value = value - agents.log_temperature.exp()[:, None] * log_density
     return batch["reward"] + discount * torch.where(batch["terminated"], 0.0, value)
 
@@ -127,11 +151,14 @@ def sac_losses(
     Returns:
         ``critic``, ``actor``, ``temperature``: losses [N], to be added; ``entropy``: [N], detached.
     """
+    # Eq. 5 is minimised in the critics; what they regress onto is a constant of it (Eq. 6).
     with torch.no_grad():
         aim = target_value(agents, targets, batch, noise[0], settings.discount)
     values = twin_values(agents.critics, batch["observation"], batch["action"])
     critic_loss = 0.5 * (values - aim).square().sum(dim=0).mean(dim=-1)
 
+    # Eq. 9: the action is a function of the noise, so the gradient of Q reaches the actor. The
+    # critics must not move to please it.
     action, log_density = sample_action(agents.actors, batch["observation"], noise[1])
     value = twin_values(constant(agents.critics), batch["observation"], action).amin(dim=0)
     temperature = agents.log_temperature.exp()
@@ -139,6 +166,7 @@ def sac_losses(
 
     aimed = settings.target_entropy
     aimed = -float(action.shape[-1]) if aimed is None else aimed
+    # Eq. 18 is minimised in the temperature alone.
     entropy = -log_density.detach().mean(dim=-1)
     moved = temperature if settings.temperature_loss == "paper" else agents.log_temperature
     temperature_loss = moved * (entropy - aimed)

@@ -53,12 +53,12 @@ class MetaModule(lightning.LightningModule):
     Use one optimizer, with parameter groups, so that ``global_step`` counts outer steps.
 
     Args:
-        clip_gradient_norm: largest norm of the whole gradient; None for no clipping.
+        clip_gradient_norm: Largest norm of the whole gradient; None for no clipping.
 
     Attributes:
-        adaptation_steps: steps that ``adapt`` and ``predict`` take.
-        renamed: settings of earlier versions, old name -> new one (``inner.num_steps``).
-        training_stage: what is trained, where a run is one stage of several; for the progress bar.
+        adaptation_steps: Steps that ``adapt`` and ``predict`` take.
+        renamed: Settings of earlier versions, old name -> new one (``inner.num_steps``).
+        training_stage: What is trained, where a run is one stage of several; for the progress bar.
     """
 
     adaptation_steps: int = 1
@@ -91,13 +91,13 @@ class MetaModule(lightning.LightningModule):
 
     @abstractmethod
     def outer_step(self, batch: TensorDict) -> dict[str, Tensor]:
-        """Do one optimizer step on a batch of tasks; return detached scalars to log."""
+        """Do one optimizer step on a batch of tasks [T]; return detached scalars to log."""
 
     def adapt_tasks(self, context: TensorDict, num_steps: int = 1) -> BatchedPolicy:
         """Adapt to T tasks from their contexts [T, B].
 
         Raises:
-            TypeError: if the method does not adapt.
+            TypeError: If the method does not adapt.
         """
         raise TypeError(f"{type(self).__name__} does not adapt to a context.")
 
@@ -107,20 +107,21 @@ class MetaModule(lightning.LightningModule):
         """Adapt to one task and return its policy as ordinary layers; no simulator is involved.
 
         Args:
-            context: transitions of the task, the method's ``context_fields``: observation and
+            context: Transitions of the task, the method's ``context_fields``: observation and
                 next_observation [B, O], action [B, A], others [B].
-            num_steps: gradient steps; 0 for the policy before adaptation, None for the method's
+            num_steps: Gradient steps; 0 for the policy before adaptation, None for the method's
                 ``adaptation_steps``.
 
         Returns:
             A network from observations [..., O] to mean actions [..., A].
 
         Raises:
-            ValueError: if the context lacks a field, has a wrong size, or is not finite.
+            ValueError: If the context lacks a field, has a wrong size, or is not finite.
         """
         tensors = check_context(context, self.context_fields, self.hparams)
         num_steps = self.adaptation_steps if num_steps is None else num_steps
         batch = TensorDict({name: value[None].to(self.device) for name, value in tensors.items()})
+        # One task is a batch of T = 1.
         return self.adapt_tasks(batch.auto_batch_size_(2), num_steps).task(0)
 
     def fine_tuner(
@@ -128,11 +129,10 @@ class MetaModule(lightning.LightningModule):
     ) -> OnlineLearner:
         """Adapt to T tasks from their contexts [T, B]; return agents that go on learning online.
 
-        Keyword arguments beyond these are the method's own settings of fine-tuning; a user gives
-        them as ``--finetune.learner``.
+        Further keyword arguments are the method's own settings, ``--finetune.learner``.
 
         Raises:
-            TypeError: if the method does not learn online.
+            TypeError: If the method does not learn online.
         """
         raise cannot_be_fine_tuned(type(self).__name__)
 
@@ -147,12 +147,13 @@ class MetaModule(lightning.LightningModule):
             self._random_state = None
 
     def training_step(self, batch: TensorDict, batch_idx: int) -> None:
-        """Do one outer step for each slice of the batch's first dimension."""
+        """Do one outer step for each of a batch's U slices, [U, T]."""
         logging_due = self.global_step // self._log_every != (
             (self.global_step + len(batch)) // self._log_every
         )
         for update in batch.unbind(0):
             metrics = self.outer_step(update)
+            # Reading a number off an accelerator waits for all its work: only now and then there.
             if self.device.type == "cpu" or logging_due:
                 self.check_finite(metrics)
         if logging_due:
@@ -169,14 +170,14 @@ class MetaModule(lightning.LightningModule):
         self.validation_step(batch, batch_idx)
 
     def predict_step(self, batch: TensorDict, batch_idx: int) -> BatchedPolicy:
-        """Return the policies adapted to every task of the batch."""
+        """Return the policies adapted to every task of the batch [T]."""
         return self.adapt_tasks(batch["context"], self.adaptation_steps)
 
     def setup(self, stage: str) -> None:
         """Check Lightning's settings and the dataset's sizes against this module's.
 
         Raises:
-            ValueError: with what was expected, what was found and the fix.
+            ValueError: Says what was expected, what was found and the fix.
         """
         trainer = self.trainer
         loops: dict[str, _EvaluationLoop | _PredictionLoop] = {
@@ -214,7 +215,7 @@ class MetaModule(lightning.LightningModule):
         Noise is drawn for the global batch and sliced, so that processes draw what one would.
 
         Args:
-            weight: of this process's tasks, [T], 1 / tasks of the global batch each.
+            weight: Weights of this process's tasks, [T], each 1 / tasks of the global batch.
         """
         trainer = self.trainer
         alone = trainer.world_size == 1 or not len(weight)
@@ -230,9 +231,9 @@ class MetaModule(lightning.LightningModule):
         here, as one flat buffer; losses are sums weighted by the global batch, so a sum is right.
 
         Args:
-            parameters: nested tuples, lists or dicts of parameters.
-            gradients: the same structure of tensors.
-            metrics: scalars of this process's share of the batch.
+            parameters: Nested tuples, lists or dicts of parameters.
+            gradients: A tensor for each parameter, in the same structure.
+            metrics: Scalars of this process's share of the batch.
 
         Returns:
             The metrics of the global batch.
@@ -263,7 +264,7 @@ class MetaModule(lightning.LightningModule):
         process of a run gets the same one, as one process alone would, and so does a resumed run.
 
         Args:
-            stream: numbers that name other noise than an outer step's.
+            stream: Numbers that name other noise than an outer step's.
         """
         numbers = (1, *stream) if stream else (0, self.global_step)
         sequence = np.random.SeedSequence([torch.initial_seed(), *numbers])
@@ -287,11 +288,11 @@ class MetaModule(lightning.LightningModule):
     def with_linear_decay(
         self, optimizer: torch.optim.Optimizer, final: float
     ) -> OptimizerLRScheduler:
-        """Return what ``configure_optimizers`` should, so that learning rates fall linearly.
+        """Return the result of ``configure_optimizers`` with linearly falling learning rates.
 
         Args:
-            optimizer: the method's one optimizer.
-            final: share of its learning rates that is left at ``max_steps``; 1 keeps them.
+            optimizer: The method's one optimizer.
+            final: Share of its learning rates that is left at ``max_steps``; 1 keeps them.
         """
         steps = self.planned_steps()
         if final == 1.0 or steps is None:
@@ -302,7 +303,7 @@ class MetaModule(lightning.LightningModule):
         """Stop at the first metric that is not finite.
 
         Raises:
-            FloatingPointError: names the step, the metric and the first bad parameter.
+            FloatingPointError: Names the step, the metric and the first bad parameter.
         """
         if torch.isfinite(torch.stack(tuple(metrics.values()))).all():
             return
@@ -316,7 +317,7 @@ class MetaModule(lightning.LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep method, random state and dataset by name; refuse to save what is not finite."""
+        """Store method, random state and dataset identity; refuse to save NaN or infinity."""
         for name, parameter in self.named_parameters():
             if not torch.isfinite(parameter).all():
                 raise FloatingPointError(
@@ -337,8 +338,7 @@ class MetaModule(lightning.LightningModule):
         """Check method and data; keep the random state for ``on_train_start``.
 
         Raises:
-            ValueError: if the checkpoint is of another method, or training would go on with other
-                data. Testing on other data is fine.
+            ValueError: A checkpoint of another method, or training would go on with other data.
         """
         own = f"{type(self).__module__}.{type(self).__qualname__}"
         saved = Checkpoint(checkpoint)

@@ -31,7 +31,7 @@ class FilterLearning:
     """How a filter's weights are moved.
 
     Attributes:
-        learning_rate: Of Adam.
+        learning_rate: Adam's learning rate, at least 0.
         final_learning_rate: Share of it that is left at the trainer's ``max_steps``, reached
             linearly; 1 keeps it.
 
@@ -78,12 +78,16 @@ class BeliefFilter(MetaModule):
         """One step up the evidence lower bound of section 3.6, on meta-trajectories [B].
 
         Args:
-            batch: observation, action, reward, mask, and ``weight`` 1 / meta-trajectories of all
-                processes.
+            batch: observation [B, S, C, h, w] uint8, action [B, S, A], reward and mask [B, S], and
+                ``weight`` 1 / meta-trajectories of all processes, [B].
+
+        Returns:
+            The loss and its terms to log, [] each; see ``VariationalFilter.elbo``.
         """
         noise = self._noise(batch["mask"], self.task_weight(batch))
         losses = self.filter.elbo(batch, noise)
         parameters = list(self.filter.parameters())
+        # Not ``backward``: hooks of DistributedDataParallel would average what we sum.
         gradients = torch.autograd.grad(losses["loss"], parameters)
         metrics = {name: value.detach() for name, value in losses.items()}
         return self.apply_gradients(parameters, list(gradients), metrics)
@@ -92,6 +96,7 @@ class BeliefFilter(MetaModule):
     def validation_step(self, batch: TensorDict, batch_idx: int) -> None:
         """Log the evidence lower bound of held-out meta-trajectories and its terms."""
         held_out = batch["held_out"].to(self.device)
+        # The same noise at every validation, so that a change of the bound is one of the filter.
         noise = draw_noise(self.filter, held_out["mask"], self.noise_generator(HELD_OUT))
         for name, value in self.filter.elbo(held_out, noise).items():
             self.log(f"val/{name}", value, batch_size=len(held_out))
@@ -120,5 +125,6 @@ class BeliefFilter(MetaModule):
         """Draw noise for the rows of all processes, and keep that of this one's rows."""
         count, mine = self.share_of_tasks(weight)
         shape = (count, mask.shape[1], self.filter.noise_size)
+        # Drawn for all rows and then sliced: the result does not depend on the number of processes.
         generator = self.noise_generator()
         return torch.randn(*shape, generator=generator, device=self.device)[mine]

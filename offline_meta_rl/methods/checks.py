@@ -17,7 +17,7 @@ def check_discount(datamodule: object, discount: float) -> None:
     """Check that a method bootstraps with the discount that the data's returns have.
 
     Raises:
-        ValueError: the datamodule has another discount.
+        ValueError: The datamodule has another discount.
     """
     found = settings_of(datamodule).get("discount", discount)
     if found != discount:
@@ -32,7 +32,7 @@ def check_sizes(sizes: Mapping[str, object], datamodule: object) -> None:
 
     Args:
         sizes: a method's settings, ``observation_size`` and the like among them.
-        datamodule: that it trains on.
+        datamodule: The datamodule that the method trains on.
 
     Raises:
         ValueError: a size that differs.
@@ -42,6 +42,7 @@ def check_sizes(sizes: Mapping[str, object], datamodule: object) -> None:
     stated = asdict(datamodule.sizes())
     for name in DataSizes.names():
         own, found = sizes.get(name), stated[name]
+        # Checkpoints keep plain types, so a shape may come back as a list.
         own = tuple(own) if isinstance(own, list) else own
         if own is not None and found is not None and own != found:
             raise ValueError(
@@ -54,7 +55,7 @@ def check_fields(wanted: Sequence[str], datamodule: object) -> None:
     """Check that batches will hold the fields that a method needs.
 
     Raises:
-        ValueError: names the fields expected and found, and the fix.
+        ValueError: Names the fields expected and found, and the fix.
     """
     fields = settings_of(datamodule).get("fields")
     found = list(fields) if isinstance(fields, list | tuple) else []
@@ -69,7 +70,7 @@ def check_shared_settings(model: Mapping[str, object], data: Mapping[str, object
     """Check that settings of one name have one value in a method and its datamodule.
 
     Raises:
-        ValueError: they differ.
+        ValueError: A setting has two values.
     """
     for name in sorted(set(model) & set(data)):
         if not name.startswith("_") and model[name] != data[name]:
@@ -81,7 +82,7 @@ def check_shared_settings(model: Mapping[str, object], data: Mapping[str, object
 
 
 def dataset_identity(dataset: TaskDataset) -> dict[str, str]:
-    """Return what a checkpoint says of the data it was trained on."""
+    """Return the identity of a dataset, as checkpoints store it."""
     return {"environment": dataset.manifest.environment["id"], "checksum": dataset.checksum}
 
 
@@ -90,10 +91,10 @@ def check_same_data(trained: Mapping[str, str] | None, datamodule: object) -> No
 
     Args:
         trained: ``Checkpoint.dataset``.
-        datamodule: that the checkpoint is used with.
+        datamodule: The datamodule that the checkpoint is used with.
 
     Raises:
-        ValueError: with what differs.
+        ValueError: Says what differs.
     """
     if trained is None or not isinstance(datamodule, TaskData):
         return

@@ -102,7 +102,10 @@ class CQL(CQLModule):
         """One update of actor and critics on the transitions of all tasks of the batch.
 
         Args:
-            batch: ``outer``: FIELDS of every task, [T, R]; ``weight`` [T].
+            batch: ``outer``: FIELDS of every task, [T, R, ...]; ``weight`` [T].
+
+        Returns:
+            The losses and what else is logged, [] each; see ``cql_losses``.
         """
         outer = batch["outer"]
         return self.update(self.transitions(outer), outer["action"].shape, self.task_weight(batch))
@@ -111,6 +114,8 @@ class CQL(CQLModule):
         """Return the transitions [T, R] of all tasks as one batch [T * R], conditioned on tasks."""
         pooled = {name: batch[name].flatten(0, 1) for name in FIELDS}
         if self.code_size:
+            # One policy for all tasks, so the task is part of what it sees, now and at the next
+            # step.
             code = F.one_hot(batch["task"].flatten(0, 1), self.code_size)
             code = code.to(pooled["observation"].dtype)
             for name in ("observation", "next_observation"):
@@ -124,7 +129,7 @@ class CQL(CQLModule):
         has the mean action alone.
 
         Raises:
-            ValueError: contexts without ``task``, with ``tell_task``.
+            ValueError: Contexts without ``task``, with ``tell_task``.
         """
         task = None
         if self.code_size:
@@ -143,20 +148,21 @@ class CQL(CQLModule):
 
     @torch.no_grad()
     def held_out_losses(self, context: TensorDict, query: TensorDict) -> dict[str, Tensor]:
-        """Return the losses on transitions of held-out tasks, always with the same noise."""
+        """Return the losses on ``query`` [T, B] of held-out tasks, always with the same noise."""
         weight = torch.full((len(query),), 1.0 / len(query), device=self.device)
         batch, shape = self.transitions(query), query["action"].flatten(0, 1).shape
         noise = draw_cql_noise(
             shape,
             self.agent.settings.conservatism,
             device=self.device,
+            # The same noise each time, so that a change of the loss is one of the parameters.
             generator=torch.Generator(self.device).manual_seed(0),
         )
         return self.agent.losses(batch, noise, row_weights(weight, query.shape[1]))
 
     @property
     def context_fields(self) -> tuple[str, ...]:
-        """What tells the task, if the policy is told; observations say how many there are."""
+        """The task's index if the policy sees it; observations give the number of tasks."""
         return ("observation", *(["task"] if self.code_size else []))
 
     @property

@@ -40,8 +40,8 @@ class AgentLearning:
     """How actor and critics are moved.
 
     Attributes:
-        actor_learning_rate: Of Adam.
-        critic_learning_rate: Of Adam.
+        actor_learning_rate: Adam's learning rate of the actor, at least 0.
+        critic_learning_rate: Adam's learning rate of the critics, at least 0.
         final_learning_rate: Share of both that is left at the trainer's ``max_steps``, reached
             linearly; 1 keeps them.
         target_update: Share of the way that the target critics move towards the critics after each
@@ -71,10 +71,10 @@ class CQLAgent(nn.Module):
     The critics are one stack, so that both are one batched product.
 
     Args:
-        input_size: Of an observation or belief, O.
+        input_size: O, numbers in an observation or belief.
         action_size: A; actions lie in [-1, 1].
         network: Hidden layers of actor and critics.
-        settings: Of the losses.
+        settings: Settings of the losses.
     """
 
     def __init__(
@@ -86,19 +86,25 @@ class CQLAgent(nn.Module):
         self.settings = settings
 
     def learned(self) -> CQLParameters:
-        """Return what the losses are differentiated in."""
+        """Return the networks that the losses are differentiated in."""
         return CQLParameters(self.actor.layers(), self.critics.layers())
 
     def losses(
         self, batch: Mapping[str, Tensor], noise: CQLNoise, row_weight: Tensor
     ) -> dict[str, Tensor]:
-        """Return the losses of one update and what to log; see ``cql_losses``."""
+        """Return the losses of one update and what to log, [] each; see ``cql_losses``.
+
+        Args:
+            batch: FIELDS of B rows, [B, ...].
+            noise: All random numbers of the update.
+            row_weight: Weight of every row's loss, [B].
+        """
         return cql_losses(
             self.learned(), self.targets.layers(), batch, noise, row_weight, self.settings
         )
 
     def update_targets(self, share: float) -> None:
-        """Move the targets towards the critics by a share of the way."""
+        """Move the targets towards the critics by a share of the way, 0 to 1."""
         polyak(self.targets.parameters(), self.critics.parameters(), share)
 
     @torch.no_grad()
@@ -114,7 +120,7 @@ class CQLAgent(nn.Module):
 
 
 class CQLModule(MetaModule):
-    """What the methods share that train a CQLAgent; a subclass says what an observation is.
+    """Base of the methods that train a CQLAgent; a subclass defines the observation.
 
     Args:
         learning: How the agent is moved.
@@ -146,9 +152,12 @@ class CQLModule(MetaModule):
         """
         losses = self._losses(batch, self._noise(shape, weight), row_weights(weight, shape[1]))
         parameters = pytree.tree_leaves(self.agent.learned())
+        # Each loss has gradients in its own network alone, so one sum has both networks' gradients.
+        # Not ``backward``: hooks of DistributedDataParallel would average what we sum.
         gradients = torch.autograd.grad(total_cql_loss(losses), parameters)
         metrics = {name: value.detach() for name, value in losses.items()}
         metrics = self.apply_gradients(parameters, list(gradients), metrics)
+        # Eq. 3's backup uses Q^k while Q^{k+1} is fitted; a slow average stands for it.
         self.agent.update_targets(self.learning.target_update)
         return metrics
 
@@ -175,10 +184,15 @@ class CQLModule(MetaModule):
 
 
 def row_weights(weight: Tensor, num_rows: int) -> Tensor:
-    """Return the weight of each of T * R rows' losses, from that of each group of R, [T]."""
+    """Return the weight of every row's loss, [T * R].
+
+    Args:
+        weight: Weight of each group's loss, [T].
+        num_rows: R, rows of each group.
+    """
     return (weight / num_rows).repeat_interleave(num_rows)
 
 
 def total_cql_loss(losses: Mapping[str, Tensor]) -> Tensor:
-    """Return the sum of the losses of ``cql_losses`` that are to be minimised."""
+    """Return the sum of the losses of ``cql_losses`` that are to be minimised, []."""
     return sum((losses[name] for name in ("critic", "penalty") if name in losses), losses["actor"])

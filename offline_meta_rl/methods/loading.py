@@ -30,13 +30,13 @@ def load(
 
     Args:
         checkpoint_path: a ``.ckpt`` file written by ``lightning fit``.
-        method: class name, or full class path, that the checkpoint must be of; None for any.
-        device: where the parameters go.
+        method: Class name, or full class path, that the checkpoint must be of; None for any.
+        device: Where the parameters go.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a checkpoint of this library, or one of another method.
-        ImportError: the method's class cannot be imported.
+        FileNotFoundError: No such file.
+        ValueError: Not a checkpoint of this library, or one of another method.
+        ImportError: The method's class cannot be imported.
     """
     checkpoint = Checkpoint.read(checkpoint_path)
     checkpoint.check_complete()

@@ -45,9 +45,10 @@ class MacawOuterLoop:
     """How Adam trains the meta-parameters.
 
     Attributes:
-        policy_learning_rate: Of the policy's layers.
-        value_learning_rate: Of the value function's layers.
-        step_size_learning_rate: Of the logarithms of inner step sizes and lambda; 0 keeps them.
+        policy_learning_rate: alpha_2 of Algorithm 1, Adam's learning rate of the policy's layers.
+        value_learning_rate: eta_2, Adam's learning rate of the value function's layers.
+        step_size_learning_rate: Adam's learning rate of the logarithms of inner step sizes and
+            lambda; 0 keeps them.
         final_learning_rate: Share of the three learning rates that is left at the trainer's
             ``max_steps``, reached linearly; 1 keeps them.
     """
@@ -64,15 +65,15 @@ class Macaw(MetaModule):
     Args:
         observation_size: O.
         action_size: A.
-        network: size and kind of the layers of policy and value function.
-        inner: the inner loop: steps, their initial sizes, the enriched loss.
-        outer: learning rates of the outer loop.
-        awr: the advantage-weighted regression of inner and outer loop.
-        target: what the value function learns from.
-        authors: where the authors' code departs from the paper.
-        compile: compile the whole outer step; falls back to eager with a warning.
-        compile_mode: of ``torch.compile``; ``reduce-overhead`` uses CUDA graphs.
-        clip_gradient_norm: largest norm of the whole gradient; None for no clipping.
+        network: Size and kind of the layers of policy and value function.
+        inner: The inner loop: steps, their initial sizes, the enriched loss.
+        outer: Learning rates of the outer loop.
+        awr: The advantage-weighted regression of inner and outer loop.
+        target: What the value function learns from.
+        authors: Where the authors' code departs from the paper.
+        compile: Compile the whole outer step; falls back to eager with a warning.
+        compile_mode: The mode of ``torch.compile``; ``reduce-overhead`` uses CUDA graphs.
+        clip_gradient_norm: Largest norm of the whole gradient; None for no clipping.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -153,17 +154,35 @@ class Macaw(MetaModule):
         )
 
     def outer_step(self, batch: TensorDict) -> dict[str, Tensor]:
-        """Lines 4 to 12 of Algorithm 1, on all tasks of the batch at once."""
+        """Lines 5 to 11 of Algorithm 1, for all tasks of the batch at once.
+
+        Args:
+            batch: ``inner`` D^tr and ``outer`` D^ts, [T, B, ...] each; ``weight`` [T].
+
+        Returns:
+            Weighted means over tasks to log, [] each.
+        """
         parameters, weight = self.meta_parameters(), self.task_weight(batch)
+        # Lines 5 to 9 and the gradients of lines 10 and 11. D^tr and D^ts are line 6's disjoint
+        # batches; the datamodule draws them.
         gradient, metrics = self._gradient(
             parameters, dict(batch["inner"]), dict(batch["outer"]), weight
         )
+        # The steps of lines 10 and 11, with Adam in place of plain gradient descent, as the
+        # authors.
         return self.apply_gradients(parameters, gradient, metrics)
 
     def outer_gradient(
         self, parameters: MetaParameters, inner: Batch, outer: Batch, task_weight: Tensor
     ) -> tuple[MetaParameters, dict[str, Tensor]]:
-        """Return the gradient of the outer loss in the meta-parameters, and what to log."""
+        """Return the gradient of the outer loss in the meta-parameters, and what to log.
+
+        Args:
+            parameters: The meta-parameters theta, phi, step sizes and lambda.
+            inner: D^tr, [T, B, ...].
+            outer: D^ts, [T, B, ...].
+            task_weight: Weight of each task's loss, [T].
+        """
         num_steps = self.settings.inner.num_steps
 
         def loss(candidate: MetaParameters) -> tuple[Tensor, dict[str, Tensor]]:
@@ -171,14 +190,15 @@ class Macaw(MetaModule):
                 candidate, inner, outer, task_weight, num_steps=num_steps, settings=self.settings
             )
 
+        # Assembled from factors: autograd would form every large matrix M once for each product.
         return meta_gradient(loss, parameters, num_tasks=len(task_weight), num_steps=num_steps)
 
     def adapt_tasks(self, context: TensorDict, num_steps: int = 1) -> BatchedPolicy:
-        """Adapt to T tasks (Algorithm 2).
+        """Adapt to T tasks: Algorithm 2, lines 3 to 7.
 
         Args:
             context: ``context_fields`` of each task, [T, B].
-            num_steps: gradient steps; 0 for the policy before adaptation.
+            num_steps: Gradient steps; 0 for the policy before adaptation.
 
         Returns:
             The policies of the T tasks, with generated weights.
@@ -205,18 +225,18 @@ class Macaw(MetaModule):
         """Adapt to T tasks (Algorithm 2); return agents that go on by advantage weighting.
 
         Args:
-            context: as for ``adapt_tasks``.
-            num_steps: gradient steps of the adaptation.
-            parameters: what a task's agent fine-tunes: its generated weights ``theta``, or, as the
+            context: ``context_fields`` of each task, [T, B].
+            num_steps: Gradient steps of the adaptation.
+            parameters: What a task's agent fine-tunes: its generated weights ``theta``, or, as the
                 authors, ``all``: a z, M and c of its own for every layer, a hundred times as much.
-            policy_learning_rate: of Adam.
-            value_learning_rate: of Adam.
-            bootstrap_advantage: authors: advantages use R + gamma^k V(s_end) in place of R.
+            policy_learning_rate: Adam's learning rate of the agents' policies.
+            value_learning_rate: Adam's learning rate of their value functions.
+            bootstrap_advantage: Advantages use R + gamma^k V(s_end), as the authors', not R.
             temperature: T of Eq. 1; None for that of meta-training.
-            compile: compile the losses; falls back to eager with a warning.
+            compile: Compile the losses; falls back to eager with a warning.
 
         Raises:
-            ValueError: other ``parameters``, or ``all`` of layers without a weight transform.
+            ValueError: Other ``parameters``, or ``all`` of layers without a weight transform.
         """
         self._check_fine_tuned(parameters)
         adapted = inner_loop(
@@ -224,6 +244,7 @@ class Macaw(MetaModule):
         )
         num_tasks, awr = len(context), self.settings.awr
         thetas = (adapted.policy, adapted.value)
+        # Without a gradient step a layer is one row for all tasks; each agent needs its own.
         layers: list[Any] = [[theta.expand(num_tasks, -1) for theta in part] for part in thetas]
         if parameters == "all":
             layered = (adapted.policy_layers, adapted.value_layers)
@@ -248,7 +269,7 @@ class Macaw(MetaModule):
             )
 
     def held_out_losses(self, context: TensorDict, query: TensorDict) -> dict[str, Tensor]:
-        """Return the outer losses after adaptation on ``context``, on other data of the tasks."""
+        """Return the outer losses on ``query`` [T, B] after adapting on ``context`` [T, B]."""
         weight = torch.full((len(context),), 1.0 / len(context), device=self.device)
         return meta_loss(
             self.meta_parameters(),
@@ -264,6 +285,7 @@ class Macaw(MetaModule):
         if self.settings.authors.divide_by_all_tasks:
             data = attributes_of(self.trainer).datamodule
             assert isinstance(data, TaskData)  # what a batch of tasks comes from
+            # The authors divide by every training task, of which a batch holds only some.
             return torch.full_like(batch["weight"], 1.0 / len(data.train_tasks))
         return super().task_weight(batch)
 
@@ -289,7 +311,7 @@ class Macaw(MetaModule):
         """Check the discount too, where it is used.
 
         Raises:
-            ValueError: with what was expected, what was found and the fix.
+            ValueError: Says what was expected, what was found and the fix.
         """
         super().setup(stage)
         if self.settings.target.kind == "td_lambda":

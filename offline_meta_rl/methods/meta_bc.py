@@ -34,8 +34,9 @@ class CloningOuterLoop:
     """How Adam trains the meta-parameters.
 
     Attributes:
-        policy_learning_rate: Of the policy's layers.
-        step_size_learning_rate: Of the logarithms of the inner step sizes; 0 keeps them.
+        policy_learning_rate: Adam's learning rate of the policy's layers.
+        step_size_learning_rate: Adam's learning rate of the logarithms of the inner step sizes; 0
+            keeps them.
         final_learning_rate: Share of both learning rates that is left at the trainer's
             ``max_steps``, reached linearly; 1 keeps them.
     """
@@ -51,13 +52,13 @@ class MetaBehaviourCloning(MetaModule):
     Args:
         observation_size: O.
         action_size: A.
-        network: size and kind of the policy's layers.
-        inner: the inner loop.
-        outer: learning rates of the outer loop.
-        sigma: fixed standard deviation of the policy.
-        compile: compile the whole outer step; falls back to eager with a warning.
-        compile_mode: of ``torch.compile``.
-        clip_gradient_norm: largest norm of the whole gradient; None for no clipping.
+        network: Size and kind of the policy's layers.
+        inner: Settings of the inner loop.
+        outer: Learning rates of the outer loop.
+        sigma: Fixed standard deviation of the policy, > 0.
+        compile: Compile the whole outer step; falls back to eager with a warning.
+        compile_mode: The mode of ``torch.compile``.
+        clip_gradient_norm: Largest norm of the whole gradient; None for no clipping.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -112,7 +113,14 @@ class MetaBehaviourCloning(MetaModule):
         return CloningParameters(self.policy.layers(), self.policy_log_step_sizes)
 
     def outer_step(self, batch: TensorDict) -> dict[str, Tensor]:
-        """Adapt to every task by imitation and imitate other data of it."""
+        """Take one outer step on all tasks of the batch: MACAW's Algorithm 1 with imitation.
+
+        Args:
+            batch: ``inner`` and ``outer``, observation and action [T, B, ...]; ``weight`` [T].
+
+        Returns:
+            Weighted means over tasks to log, [] each.
+        """
         parameters, weight = self.meta_parameters(), self.task_weight(batch)
         gradient, metrics = self._gradient(
             parameters, dict(batch["inner"]), dict(batch["outer"]), weight
@@ -122,7 +130,14 @@ class MetaBehaviourCloning(MetaModule):
     def outer_gradient(
         self, parameters: CloningParameters, inner: Batch, outer: Batch, task_weight: Tensor
     ) -> tuple[CloningParameters, dict[str, Tensor]]:
-        """Return the gradient of the outer loss in the meta-parameters, and what to log."""
+        """Return the gradient of the outer loss in the meta-parameters, and what to log.
+
+        Args:
+            parameters: The meta-parameters.
+            inner: Transitions to adapt on, [T, B, ...].
+            outer: Transitions to imitate after adaptation, [T, B, ...].
+            task_weight: Weight of each task's loss, [T].
+        """
 
         def loss(candidate: CloningParameters) -> tuple[Tensor, dict[str, Tensor]]:
             return cloning_meta_loss(
@@ -130,6 +145,7 @@ class MetaBehaviourCloning(MetaModule):
             )
 
         num_steps = self.inner.num_steps
+        # Assembled from factors: autograd would form every large matrix M once for each product.
         return meta_gradient(loss, parameters, num_tasks=len(task_weight), num_steps=num_steps)
 
     def adapt_tasks(self, context: TensorDict, num_steps: int = 1) -> BatchedPolicy:
@@ -137,7 +153,7 @@ class MetaBehaviourCloning(MetaModule):
 
         Args:
             context: observation and action of each task, [T, B].
-            num_steps: gradient steps; 0 for the policy before adaptation.
+            num_steps: Gradient steps; 0 for the policy before adaptation.
 
         Returns:
             The policies of the T tasks, with generated weights.
@@ -151,7 +167,7 @@ class MetaBehaviourCloning(MetaModule):
         return BatchedPolicy.from_thetas(thetas[-1], self.observation_size, sigma=self.sigma)
 
     def held_out_losses(self, context: TensorDict, query: TensorDict) -> dict[str, Tensor]:
-        """Return the imitation losses on other data of the tasks, before and after adaptation."""
+        """Return imitation losses on ``query`` [T, B], before and after adapting on ``context``."""
         weight = torch.full((len(context),), 1.0 / len(context), device=self.device)
         return cloning_meta_loss(
             self.meta_parameters(),

@@ -34,8 +34,8 @@ class MultitaskOuterLoop:
     """How Adam trains both networks.
 
     Attributes:
-        policy_learning_rate: Of the policy.
-        value_learning_rate: Of the value function.
+        policy_learning_rate: Adam's learning rate of the policy.
+        value_learning_rate: Adam's learning rate of the value function.
         final_learning_rate: Share of both that is left at the trainer's ``max_steps``, reached
             linearly; 1 keeps them.
     """
@@ -54,15 +54,15 @@ class MultitaskAWR(MetaModule):
     Args:
         observation_size: O.
         action_size: A.
-        num_tasks: of the dataset, the length of the one-hot code.
-        network: hidden layers of policy and value function.
-        awr: of the policy's loss.
-        bootstrap: where the authors bootstrap returns.
-        outer: learning rates of training.
-        adaptation: steps on a context.
-        compile: compile the training step; falls back to eager with a warning.
-        compile_mode: of ``torch.compile``.
-        clip_gradient_norm: largest norm of the whole gradient; None for no clipping.
+        num_tasks: Tasks of the dataset, the length of the one-hot code.
+        network: Hidden layers of policy and value function.
+        awr: Settings of the policy's advantage-weighted regression.
+        bootstrap: Where the authors bootstrap returns.
+        outer: Learning rates of training.
+        adaptation: Steps on a context.
+        compile: Compile the training step; falls back to eager with a warning.
+        compile_mode: The mode of ``torch.compile``.
+        clip_gradient_norm: Largest norm of the whole gradient; None for no clipping.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -121,7 +121,14 @@ class MultitaskAWR(MetaModule):
         return ActorCritic(self.policy.layers(), self.value.layers())
 
     def outer_step(self, batch: TensorDict) -> dict[str, Tensor]:
-        """One step of Adam on the transitions of all tasks of the batch."""
+        """Take one step of Adam on the transitions of all tasks of the batch.
+
+        Args:
+            batch: ``outer`` [T, B, ...]; ``task``, the index of each task, and ``weight``, [T].
+
+        Returns:
+            Weighted means over tasks to log, [] each.
+        """
         parameters, weight = self.networks(), self.task_weight(batch)
         gradient, metrics = self._gradient(parameters, dict(batch["outer"]), batch["task"], weight)
         return self.apply_gradients(parameters, gradient, metrics)
@@ -132,13 +139,15 @@ class MultitaskAWR(MetaModule):
         """Return the gradient of the loss in both networks, and what to log.
 
         Args:
-            parameters: as ``networks`` returns them.
-            batch: transitions of T tasks, [T, B].
-            task: index of each task, [T].
-            task_weight: weight of each task's loss, [T].
+            parameters: Both networks, as ``networks`` returns them.
+            batch: Transitions of T tasks, [T, B].
+            task: Index of each task, [T].
+            task_weight: Weight of each task's loss, [T].
         """
 
         def loss(candidate: ActorCritic) -> tuple[Tensor, dict[str, Tensor]]:
+            # Each task's code becomes part of its first bias: one batched product in place of wider
+            # rows.
             told = self._of_tasks(candidate, len(task), task)
             return losses(told, batch, task_weight, self.settings)
 
@@ -152,7 +161,7 @@ class MultitaskAWR(MetaModule):
 
         Args:
             context: ``context_fields`` of each task, [T, B].
-            num_steps: steps of Adam; 0 for the policy before adaptation.
+            num_steps: Steps of Adam; 0 for the policy before adaptation.
 
         Returns:
             The policies of the T tasks.
@@ -163,8 +172,14 @@ class MultitaskAWR(MetaModule):
         return BatchedPolicy(weights, biases, sigma=self.settings.awr.sigma)
 
     def fine_tuned(self, context: TensorDict, num_steps: int) -> ActorCritic:
-        """Return both networks of T tasks after so many steps of Adam on their contexts."""
+        """Return both networks of T tasks after fine-tuning.
+
+        Args:
+            context: ``context_fields`` of each task, [T, B].
+            num_steps: Steps of Adam on each network, >= 0.
+        """
         return adapt_by_adam(
+            # A new task has no code of its own: fine-tuning starts from a code of zeros.
             self._of_tasks(self.networks(), len(context), None),
             dict(context),
             num_steps=num_steps,
@@ -173,7 +188,7 @@ class MultitaskAWR(MetaModule):
         )
 
     def held_out_losses(self, context: TensorDict, query: TensorDict) -> dict[str, Tensor]:
-        """Return the losses after fine-tuning on ``context``, on other data of the tasks."""
+        """Return the losses on ``query`` [T, B] after fine-tuning on ``context`` [T, B]."""
         weight = torch.full((len(context),), 1.0 / len(context), device=self.device)
         tuned = self.fine_tuned(context, self.adaptation_steps)
         return losses(tuned, dict(query), weight, self.settings)[1]

@@ -52,17 +52,17 @@ class Pearl(MetaModule):
     Args:
         observation_size: O.
         action_size: A.
-        network: hidden layers of actor, critics and value function.
-        encoder: the context encoder and the latent variable.
-        losses: weights and scales of the losses.
-        learning_rate: of Adam, for all networks.
-        final_learning_rate: share of the learning rate that is left at the trainer's ``max_steps``,
+        network: Hidden layers of actor, critics and value function.
+        encoder: The context encoder and the latent variable.
+        losses: Weights and scales of the losses.
+        learning_rate: Adam's learning rate of all networks.
+        final_learning_rate: Share of the learning rate that is left at the trainer's ``max_steps``,
             reached linearly; 1 keeps it.
-        target_update: share of the value function that moves into its target at each step.
-        sigma: standard deviation of the noise where adapted policies are asked to be stochastic
+        target_update: Share of the value function that moves into its target at each step.
+        sigma: Standard deviation of the noise where adapted policies are asked to be stochastic
             (evaluation with ``stochastic``); MACAW's.
-        compile: compile the losses; falls back to eager with a warning.
-        clip_gradient_norm: largest norm of the whole gradient; None for no clipping.
+        compile: Compile the losses; falls back to eager with a warning.
+        clip_gradient_norm: Largest norm of the whole gradient; None for no clipping.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -122,13 +122,23 @@ class Pearl(MetaModule):
         return FIELDS
 
     def learned(self) -> PearlParameters:
-        """Return what the losses are differentiated in."""
+        """Return the networks that the losses are differentiated in."""
         networks = (self.encoder, self.actor, self.critics, self.value)
         return PearlParameters(*(network.layers() for network in networks))
 
     def outer_step(self, batch: TensorDict) -> dict[str, Tensor]:
-        """Lines 9 to 18 of Algorithm 1, on all tasks of the batch at once."""
+        """Take one training step of Algorithm 1 on all tasks of the batch at once.
+
+        Args:
+            batch: ``inner``, the contexts, and ``outer``, the transitions of actor-critic,
+                [T, B, ...] each; ``weight`` [T].
+
+        Returns:
+            Weighted means over tasks to log, [] each; see ``pearl_losses``.
+        """
         outer, parameters = batch["outer"], self.learned()
+        # Sample context c^i and RL batch b^i, then z ~ q(z | c^i): in the box two separate draws
+        # from the buffer, here the inner and the outer batch.
         losses = self._losses(
             parameters,
             self.target_value.layers(),
@@ -139,9 +149,12 @@ class Pearl(MetaModule):
             self.settings,
         )
         leaves = pytree.tree_leaves(parameters)
+        # The box steps encoder, actor and critic one after another with gradients of the same
+        # losses. Each loss has gradients in its own networks alone, so one sum has them all.
         gradients = torch.autograd.grad(total_loss(losses), leaves)
         metrics = {name: value.detach() for name, value in losses.items()}
         metrics = self.apply_gradients(leaves, list(gradients), metrics)
+        # Not in the box: the target of soft actor-critic's value function (arXiv 1801.01290).
         polyak(self.target_value.parameters(), self.value.parameters(), self.target_update)
         return metrics
 
@@ -161,6 +174,7 @@ class Pearl(MetaModule):
         ]
         (first, bias), *_, (last, last_bias) = layers
         weights, biases = ([*column] for column in zip(*layers, strict=True))
+        # W [s; z] + b = W_s s + (W_z z + b).
         biases[0] = bias + latent @ first[0, size:]
         weights[0] = first[:, :size]
         action_size = self.action_size
@@ -178,6 +192,7 @@ class Pearl(MetaModule):
         Returns:
             The policies of the T tasks, of mean actions.
         """
+        # Algorithm 2 samples z to explore. A given context is not explored, so the mean is used.
         mean = self.infer(context).mean
         return self.policies(mean if num_steps > 0 else torch.zeros_like(mean))
 
@@ -198,16 +213,17 @@ class Pearl(MetaModule):
         """Infer z of T tasks; return agents that go on inferring, and learn by actor-critic.
 
         Args:
-            context: as for ``adapt_tasks``; the first transitions of what z is inferred from.
+            context: ``context_fields`` of each task, [T, B]; z is first inferred from these.
             num_steps: 0 to leave the context out: z is the prior's until an episode is seen.
-            learning_rate: of Adam; None for that at which the checkpoint's config ends.
-            target_update: None, here and below, for the value of meta-training.
-            entropy_weight: alpha.
-            policy_regularisation: of the actor's outputs.
-            behaviour_weight: of the distance to the actions in the replay.
-            advantage_temperature: of the weights of that distance; infinity weighs all alike.
+            learning_rate: Adam's learning rate; None for the one at which meta-training ended.
+            target_update: Share of the value function that moves into its target at each update.
+                None, here and in the next four, for the value of meta-training.
+            entropy_weight: alpha, the temperature.
+            policy_regularisation: Weight of the mean squares of the actor's outputs.
+            behaviour_weight: Weight of the distance to the actions in the replay.
+            advantage_temperature: Temperature of its weights; infinity weighs all alike.
             infer: z is inferred anew after each episode; False keeps the z of ``context``.
-            sigma: standard deviation of the noise to explore with; None for the actor's own.
+            sigma: Standard deviation of the noise to explore with; None for the actor's own.
         """
         given = {
             "entropy_weight": entropy_weight,
@@ -218,6 +234,7 @@ class Pearl(MetaModule):
         changed: dict[str, Any] = {k: v for k, v in given.items() if v is not None}
         if behaviour_weight == 0.0 and advantage_temperature is None:
             changed["advantage_temperature"] = None  # without the term it has no meaning
+        # Online learning goes on at the rate that the schedule of meta-training came down to.
         last = self.learning_rate * self.final_learning_rate
         agents = PearlLearner(
             self.learned(),
@@ -236,7 +253,8 @@ class Pearl(MetaModule):
 
     @torch.no_grad()
     def held_out_losses(self, context: TensorDict, query: TensorDict) -> dict[str, Tensor]:
-        """Return the losses on held-out tasks after inference, always with the same noise."""
+        """Return the losses on ``query`` [T, B] with z inferred from ``context`` [T, B]."""
+        # The same noise each time, so that a change of the loss is one of the parameters.
         generator = torch.Generator(self.device).manual_seed(0)
         return pearl_losses(
             self.learned(),

@@ -120,6 +120,7 @@ class ReflectiveExplorer(CQLModule):
         self.save_hyperparameters()
         self.filter_from = None if filter_from is None else Path(filter_from)
         self.filter = VariationalFilter(observation_shape, action_size, filter)
+        # Section 3.7 trains the policy on beliefs that are given; the filter's training is over.
         self.filter.requires_grad_(False)
         size = self.filter.belief_size
         self.use(CQLAgent(size, action_size, network, loss), compile=compile)
@@ -130,7 +131,7 @@ class ReflectiveExplorer(CQLModule):
 
     @classmethod
     def first_stage(cls, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-        """Return what the config of the filter's run differs in; None with another run's filter.
+        """Return the changes that make this config the filter's; None if its filter is given.
 
         Args:
             settings: This class's arguments, plain, all of them.
@@ -171,18 +172,23 @@ class ReflectiveExplorer(CQLModule):
         """One update of Eq. 3 and of the actor, on transitions between standardised beliefs [B].
 
         Args:
-            batch: FIELDS, [B], the beliefs as observations; ``weight``: 1 / rows of all processes.
+            batch: FIELDS, [B, ...], the beliefs [B, Z] as observations; ``weight``: 1 / rows of all
+                processes, [B].
+
+        Returns:
+            Weighted means over rows to log, [] each; see ``cql_losses``.
         """
         rows = {name: batch[name] for name in FIELDS}
         size, action_size = rows["action"].shape
+        # Single rows, so every group of ``update`` has one transition.
         return self.update(rows, (size, 1, action_size), self.task_weight(batch))
 
     def setup(self, stage: str) -> None:
         """Check the data's kind too.
 
         Raises:
-            TypeError: data that serve no beliefs.
-            ValueError: with what was expected, what was found and the fix.
+            TypeError: Data that serve no beliefs.
+            ValueError: Says what was expected, what was found and the fix.
         """
         super().setup(stage)
         data = datamodule_of(self.trainer)
@@ -197,16 +203,18 @@ class ReflectiveExplorer(CQLModule):
         """Take over the trained filter; serve transitions between its beliefs.
 
         Raises:
-            FileNotFoundError: no checkpoint of a filter.
-            ValueError: one that does not fit, or that is still being trained.
+            FileNotFoundError: No checkpoint of a filter.
+            ValueError: One that does not fit, or that is still being trained.
         """
         super().on_train_start()
         source = self.filter_checkpoint()
+        # A resumed run has its filter in its own checkpoint, even if the filter's run is gone.
         if not self._restored:
             load_filter(self.filter, source)
         data = datamodule_of(self.trainer)
         assert isinstance(data, ServesBeliefs)  # checked in setup
         mean, spread = data.serve_beliefs(self.filter, source.parent.parent / "beliefs")
+        # Kept as buffers: at test time beliefs are standardised with the training's numbers.
         self.mean.copy_(mean)
         self.spread.copy_(spread)
 
@@ -214,7 +222,7 @@ class ReflectiveExplorer(CQLModule):
         """Check method and data.
 
         Raises:
-            ValueError: if the checkpoint is of another method, or of a run that cannot be resumed.
+            ValueError: If the checkpoint is of another method, or of a run that cannot be resumed.
         """
         super().on_load_checkpoint(checkpoint)
         one_module = any(name.startswith(ONE_MODULE) for name in checkpoint["state_dict"])
@@ -236,4 +244,5 @@ def _rename_parameters(
 ) -> None:
     """Give the parameters of a checkpoint of the one module their names of today."""
     for name in [name for name in state_dict if name.startswith(prefix + ONE_MODULE)]:
+        # Changed in place: a pre-hook has no other way to rename.
         state_dict[prefix + name.removeprefix(prefix + ONE_MODULE)] = state_dict.pop(name)

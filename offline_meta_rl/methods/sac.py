@@ -41,10 +41,10 @@ class SAC(MetaModule):
         learning_rate: Adam's, for actors, critics and temperatures.
         target_update: Share of the critics that moves into their targets at each update.
         compile: Compile the losses; falls back to eager with a warning.
-        compile_mode: Of ``torch.compile``.
+        compile_mode: The mode of ``torch.compile``.
 
     Raises:
-        ValueError: another value of ``agents``, or one agent per task without ``num_tasks``.
+        ValueError: Another value of ``agents``, or one agent per task without ``num_tasks``.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -102,10 +102,12 @@ class SAC(MetaModule):
             batch: observation and next_observation [N, B, O + F], action, reward, terminated.
         """
         agents = self.learned()
+        # One half for the actions of the backup, the other for the actor's loss.
         noise = torch.randn(
             2, *batch["action"].shape, device=self.device, dtype=agents.log_temperature.dtype
         )
         losses = self._losses(agents, self.targets.layers(), dict(batch), noise)
+        # A sum over agents: each term has gradients in its own agent alone.
         total = losses["critic"].sum() + losses["actor"].sum() + losses["temperature"].sum()
         parameters = pytree.tree_leaves(agents)
         # Not ``backward``: hooks of DistributedDataParallel would average what we sum.
@@ -113,6 +115,7 @@ class SAC(MetaModule):
         metrics = {name: value.detach().mean() for name, value in losses.items()}
         metrics["temperature"] = self.log_temperature.detach().exp().mean()
         metrics = self.apply_gradients(parameters, list(gradients), metrics)
+        # The targets follow the critics as they are after the step.
         polyak(self.targets.parameters(), self.critics.parameters(), self.target_update)
         return metrics
 
@@ -121,7 +124,8 @@ class SAC(MetaModule):
         """Return the actions of every agent in its own environments.
 
         Args:
-            observation: With the task's features, if there are any, [N, E, O + F], on any device.
+            observation: Observations followed by the task's features, if any, [N, E, O + F], on any
+                device.
             noise: Standard normal, [N, E, A]; None for the mean action.
 
         Returns:
@@ -137,7 +141,7 @@ class SAC(MetaModule):
         """Return a copy of the one agent's actor, on the CPU, as snapshots keep it.
 
         Raises:
-            TypeError: every task has an agent of its own.
+            TypeError: Every task has an agent of its own.
         """
         if self.agents != "one":
             raise TypeError(
@@ -158,7 +162,7 @@ class SAC(MetaModule):
         """Check that the data serve as many agents as there are.
 
         Raises:
-            ValueError: they serve another number.
+            ValueError: The data serve another number of agents.
         """
         super().setup(stage)
         data = datamodule_of(self.trainer)
@@ -174,7 +178,7 @@ class SAC(MetaModule):
         """Refuse agents of the versions that trained TorchRL's networks.
 
         Raises:
-            ValueError: the checkpoint holds one.
+            ValueError: The checkpoint holds one.
         """
         super().on_load_checkpoint(checkpoint)
         if not any(name.startswith("actors.") for name in checkpoint["state_dict"]):
@@ -195,7 +199,7 @@ def _number_of_agents(agents: str, num_tasks: int | None) -> int:
     """Return N.
 
     Raises:
-        ValueError: another value of ``agents``, or one agent per task of an unknown number.
+        ValueError: Another value of ``agents``, or one agent per task of an unknown number.
     """
     if agents == "one":
         return 1

@@ -32,6 +32,7 @@ class DeviationScale:
 
     def __call__(self, number: Tensor) -> Tensor:
         """Return standard deviations of any shape."""
+        # The inverse of softplus: softplus(0 + shift) is at_zero.
         shift = math.log(math.expm1(self.at_zero))
         return F.softplus(number + shift) + self.floor
 
@@ -83,9 +84,9 @@ def polyak(targets: Iterable[Tensor], learned: Iterable[Tensor], share: float) -
     """Move targets towards what is learned, in place: target += share * (learned - target).
 
     Args:
-        targets: The averages, such as a module's ``parameters()``.
-        learned: As many tensors of the same shapes.
-        share: Between 0 and 1.
+        targets: The averages, changed in place, such as a module's ``parameters()``.
+        learned: What the targets follow; as many tensors, of the same shapes.
+        share: Share of the way, 0 to 1.
     """
     # One call for all tensors, in place of one for each.
     average = get_ema_multi_avg_fn(1.0 - share)
@@ -120,7 +121,12 @@ class BehaviourActor(nn.Module):
         self.scale = scale
 
     def forward(self, observation: Tensor, task_features: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and standard deviation, [..., A] each, before the tanh."""
+        """Return mean and standard deviation before the tanh, [..., A] each.
+
+        Args:
+            observation: [..., O].
+            task_features: [..., F]; F may be 0.
+        """
         numbers = self.network(torch.cat([observation, task_features], dim=-1))
         mean, raw_scale = numbers.chunk(2, dim=-1)
         return mean, self.scale(raw_scale)
@@ -133,7 +139,14 @@ class BehaviourActor(nn.Module):
         stochastic: bool,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Return actions [..., A] in [-1, 1]: a sample, or the mean action tanh(mean)."""
+        """Return actions [..., A] in [-1, 1].
+
+        Args:
+            observation: [..., O].
+            task_features: [..., F]; F may be 0.
+            stochastic: Sample the action; False for the mean action tanh(mean).
+            generator: Source of randomness; None for the global state.
+        """
         mean, scale = self(observation, task_features)
         if stochastic:
             mean = mean + scale * torch.randn(mean.shape, generator=generator, device=mean.device)

@@ -58,8 +58,8 @@ def context_rows(context: Mapping[str, Tensor], fields: Sequence[str]) -> Tensor
     """Join fields of a context into one row for each transition, [T, B, C].
 
     Args:
-        context: fields [T, B] or [T, B, n].
-        fields: names, in the order of the row.
+        context: Named fields of T contexts, [T, B] or [T, B, n].
+        fields: Names of the fields, in the order of the row.
     """
     parts = (context[name] for name in fields)
     return torch.cat([part if part.ndim == 3 else part[..., None] for part in parts], dim=-1)
@@ -69,23 +69,30 @@ def factors(encoder: Layers, rows: Tensor) -> Gaussians:
     """Return Psi(z | c_n) of every transition, [T, B, Z].
 
     Args:
-        encoder: one network of C -> 2 Z: means, then what ``softplus`` turns into variances.
+        encoder: One network of C -> 2 Z: means, then what ``softplus`` turns into variances.
         rows: [T, B, C].
     """
+    # One encoder for all tasks: their transitions are one batch of N = 1 network.
     output = stacked_mlp(encoder, rows.flatten(0, 1)[None])[0].unflatten(0, rows.shape[:2])
     mean, raw_variance = output.chunk(2, dim=-1)
     return Gaussians(mean, F.softplus(raw_variance).clamp_min(MIN_VARIANCE))
 
 
 def product(gaussians: Gaussians) -> Gaussians:
-    """Multiply the Gaussians along the second to last dimension: [..., B, Z] -> [..., Z]."""
+    """Return the normalised product of B Gaussians: [..., B, Z] -> [..., Z]."""
+    # Precisions add up, and means are averaged by precision (section 4.1).
     precision = gaussians.variance.reciprocal()
     variance = precision.sum(dim=-2).reciprocal()
     return Gaussians(variance * (precision * gaussians.mean).sum(dim=-2), variance)
 
 
 def posterior(encoder: Layers, rows: Tensor) -> Gaussians:
-    """Return q(z | c) of T tasks, [T, Z], from their contexts [T, B, C]."""
+    """Return q(z | c) of T tasks, [T, Z].
+
+    Args:
+        encoder: One network of C -> 2 Z.
+        rows: Contexts, one row for each transition, [T, B, C]; their order does not matter.
+    """
     return product(factors(encoder, rows))
 
 

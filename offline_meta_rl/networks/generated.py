@@ -21,8 +21,8 @@ class ProbedMatrix:
     M^T g and M v in turn.
 
     Args:
-        matrix: M, [D, Z], a constant.
-        probes: zeros of the products' shapes.
+        matrix: M, [D, Z]; a constant of the differentiation.
+        probes: Zeros of the products' shapes, one for each product, in order.
     """
 
     def __init__(self, matrix: Tensor, probes: list[Tensor]) -> None:
@@ -31,11 +31,16 @@ class ProbedMatrix:
 
     @property
     def shape(self) -> torch.Size:
-        """Of the matrix."""
+        """Shape of the matrix, [D, Z]."""
         return self.matrix.shape
 
     def multiply(self, product: Tensor, factor: Tensor) -> Tensor:
-        """Add the next probe to a product and keep its other factor."""
+        """Add the next probe to a product and keep its other factor.
+
+        Args:
+            product: M v, [N, D], or M^T g, [N, Z].
+            factor: v, [N, Z], or g, [N, D].
+        """
         self.factors.append(factor)
         return product + self.probes[len(self.factors) - 1]
 
@@ -53,27 +58,29 @@ class LayerParameters(NamedTuple):
 
 
 def times(matrix: Tensor | ProbedMatrix, latent: Tensor) -> Tensor:
-    """Return M v for each row of ``latent`` [n, Z], as [n, D]."""
+    """Return M v for each row v of ``latent``, [N, Z] -> [N, D]."""
     if isinstance(matrix, ProbedMatrix):
         return matrix.multiply(latent @ matrix.matrix.T, latent)
     return latent @ matrix.T
 
 
 def transposed_times(matrix: Tensor | ProbedMatrix, gradient: Tensor) -> Tensor:
-    """Return M^T g for each row of ``gradient`` [n, D], as [n, Z]."""
+    """Return M^T g for each row g of ``gradient``, [N, D] -> [N, Z]."""
     if isinstance(matrix, ProbedMatrix):
         return matrix.multiply(gradient @ matrix.matrix, gradient)
     return gradient @ matrix
 
 
 def add_product(theta: Tensor, product: Tensor) -> Tensor:
-    """Add a product with M, [n, D] or shorter, to the last of theta's numbers, [n, D]."""
+    """Add a product with M, [N, D] or shorter, to the last of theta's numbers, [N, D]."""
+    # theta ends with the biases. An M with fewer rows reaches these alone.
     missing = theta.shape[-1] - product.shape[-1]
     return (nn.functional.pad(product, (missing, 0)) if missing else product) + theta
 
 
 def generate(layer: LayerParameters) -> Tensor:
     """Return theta = M z + c, [1, D]."""
+    # An ordinary layer (Z = 0) has no product with M.
     if not layer.latent.numel():
         return layer.vector[None]
     return add_product(layer.vector[None], times(layer.matrix, layer.latent[None]))
@@ -98,6 +105,7 @@ def relu(inputs: Tensor) -> Tensor:
     Its derivatives to any order are products with that mask; ``torch.relu``'s need a boolean one,
     which compiled code stores an element at a time (measured: a third of the whole outer step).
     """
+    # sign is -1, 0 or 1, so the clamped mask is 1 exactly where the input is positive.
     return inputs * torch.sign(inputs.detach()).clamp_min(0.0)
 
 
@@ -114,7 +122,12 @@ def value_sizes(observation_size: int, width: int, depth: int) -> list[tuple[int
 
 
 def value_forward(thetas: Sequence[Tensor], observation: Tensor) -> Tensor:
-    """Return V(s) in units of return: observation [T, B, O] -> [T, B]."""
+    """Return V(s) in units of return, [T, B].
+
+    Args:
+        thetas: Generated layers of ``value_sizes``, [T, D] each.
+        observation: [T, B, O].
+    """
     return mlp(observation, thetas).squeeze(-1)
 
 
@@ -132,7 +145,12 @@ def policy_sizes(
 
 
 def policy_forward(thetas: Sequence[Tensor], observation: Tensor) -> Tensor:
-    """Return the mean action in (-1, 1): body and action head [T, D], [T, B, O] -> [T, B, A]."""
+    """Return the policy's mean action, [T, B, A] in (-1, 1).
+
+    Args:
+        thetas: Generated layers of body and action head, [T, D] each.
+        observation: [T, B, O].
+    """
     return torch.tanh(mlp(observation, thetas))
 
 
@@ -142,15 +160,16 @@ def two_headed_forward(
     """Return the mean action and the predicted advantage of the policy.
 
     Args:
-        thetas: all layers of ``policy_sizes``, [T, D] each.
+        thetas: Generated layers, all of ``policy_sizes``, [T, D] each.
         observation: [T, B, O].
         action: [T, B, A], seen by the advantage head only.
-        rectify_action: apply ReLU to the action too before the advantage head, so that negative
+        rectify_action: Apply ReLU to the action too before the advantage head, so that negative
             components vanish, as in the authors' code.
 
     Returns:
         mean action [T, B, A] in (-1, 1), advantage [T, B] in units of return.
     """
+    # Figure 2: both heads see the body's output; the advantage head sees the action too.
     body, (action_head, *advantage_head) = thetas[:-3], thetas[-3:]
     features = relu(mlp(observation, body))
     mean = torch.tanh(linear(features, action_head))

@@ -47,7 +47,7 @@ class GeneratedNetwork:
         """Check the ranges.
 
         Raises:
-            ValueError: names the setting, what was expected and what was found.
+            ValueError: Names the setting, what was expected and what was found.
         """
         for name, value, least in (
             ("width", self.width, 1),
@@ -66,7 +66,7 @@ class GeneratedNetwork:
         """Return a network's layers.
 
         Args:
-            sizes: (in, out) of every layer for a width.
+            sizes: Function from a width to (in, out) of every layer.
         """
         width = self.width
         if self.match_parameters:
@@ -88,8 +88,8 @@ class WeightTransformLinear(nn.Module):
     The first in * out numbers of theta are the weight [in, out], row by row, the rest the bias.
 
     Args:
-        in_features: size of the input.
-        out_features: size of the output.
+        in_features: Size of the input.
+        out_features: Size of the output.
         latent_size: Z.
     """
 
@@ -126,8 +126,8 @@ class BiasTransformLinear(nn.Module):
     normal distribution. W and b start as those of ``nn.Linear``.
 
     Args:
-        in_features: size of the input.
-        out_features: size of the output.
+        in_features: Size of the input.
+        out_features: Size of the output.
         latent_size: Z.
     """
 
@@ -144,6 +144,7 @@ class BiasTransformLinear(nn.Module):
         if self.latent.numel():
             nn.init.normal_(self.latent, std=1.0 / self.out_features)
             nn.init.xavier_normal_(self.matrix)
+        # What kaiming_uniform_ with a = sqrt(5) comes to in ``nn.Linear``, for weights and biases.
         bound = 1.0 / math.sqrt(self.in_features)
         nn.init.uniform_(self.vector, -bound, bound)
 
@@ -156,13 +157,14 @@ class LayerStack(nn.ModuleList):
 
     Args:
         sizes: (in, out) of every layer.
-        kind: of every layer.
+        kind: Kind of every layer.
         latent_size: Z of weight-transform layers; 0 makes them plain ones.
     """
 
     def __init__(
         self, sizes: Sizes, latent_size: int, kind: LayerKind = "weight_transform"
     ) -> None:
+        # Without a latent code theta = c: nothing is left of the transform.
         kind = "plain" if kind == "weight_transform" and not latent_size else kind
         super().__init__(_make(kind, i, o, latent_size) for i, o in sizes)
         self.kind = kind
@@ -205,16 +207,18 @@ def matching_width(
     it is 1139 for plain layers of the policy and 1058 for those of the value function.
 
     Args:
-        sizes: layer sizes of the network for a width.
-        width: of the weight-transform network.
-        latent_size: of the weight-transform network.
-        kind: of the layers to widen.
+        sizes: Layer sizes of the network for a width.
+        width: Units in each hidden layer of the weight-transform network.
+        latent_size: Z of the weight-transform network.
+        kind: Kind of the layers to widen.
     """
     wanted = count_parameters(sizes(width), latent_size, "weight_transform")
 
     def count(candidate: int) -> int:
         return count_parameters(sizes(candidate), latent_size, kind)
 
+    # The count grows with the width, so the first width that is large enough can be bisected for.
+    # The one below it may be closer.
     enough = bisect_left(range(10**6), wanted, key=count)
     return min((enough - 1, enough), key=lambda candidate: abs(count(candidate) - wanted))
 
@@ -222,4 +226,5 @@ def matching_width(
 def _make(kind: LayerKind, fan_in: int, fan_out: int, latent_size: int) -> nn.Module:
     if kind == "weight_transform":
         return WeightTransformLinear(fan_in, fan_out, latent_size)
+    # The authors' layer has as many latents as outputs.
     return BiasTransformLinear(fan_in, fan_out, fan_out if kind == "bias_transform" else 0)

@@ -38,15 +38,16 @@ def meta_gradient(
     """Return the gradient of ``loss`` in all parameters, and its auxiliary output.
 
     Args:
-        loss: maps parameters to (loss [], auxiliary tensors). Each matrix may enter only through
+        loss: Maps parameters to (loss [], auxiliary tensors). Each matrix may enter only through
             ``offline_meta_rl.networks.inner_loop.adapt``, once.
-        parameters: nested tuples, lists and dicts of tensors and ``LayerParameters``.
-        num_tasks: tasks the inner loop adapts to.
-        num_steps: steps of the inner loop.
+        parameters: Nested tuples, lists and dicts of tensors and ``LayerParameters``.
+        num_tasks: Tasks the inner loop adapts to.
+        num_steps: Steps of the inner loop.
 
     Returns:
         The gradient, in the structure of ``parameters``; the auxiliary output.
     """
+    # Everything but the matrices is differentiated as usual; these are constants here.
     leaves, structure = pytree.tree_flatten(parameters, is_leaf=_is_layer)
     matrices = [leaf.matrix if _is_layer(leaf) else None for leaf in leaves]
     small = [(leaf.latent, leaf.vector) if _is_layer(leaf) else (leaf,) for leaf in leaves]
@@ -61,6 +62,7 @@ def meta_gradient(
             None if matrix is None else ProbedMatrix(matrix, layer_probes)
             for matrix, layer_probes in zip(matrices, probes, strict=True)
         ]
+        # The loss sees the structure that it knows, with matrices that carry probes.
         rebuilt = [
             tensors[0] if matrix is None else LayerParameters(tensors[0], matrix, tensors[1])
             for tensors, matrix in zip(small, probed, strict=True)
@@ -69,6 +71,7 @@ def meta_gradient(
         factors = [[] if matrix is None else matrix.factors for matrix in probed]
         return value, (auxiliary, factors)
 
+    # One backward pass gives the small gradients and dL/dprobe of every product.
     gradient = torch.func.grad(loss_of_small, argnums=(0, 1), has_aux=True)
     (small_gradients, probe_gradients), (auxiliary, factors) = gradient(small, probes)
     assembled = [
@@ -97,6 +100,7 @@ def _assemble(factors: list[Tensor], probe_gradients: list[Tensor]) -> Tensor:
     """Return dL/dM [D, Z]; products alternate between M v and M^T g, and start with M v."""
     left, right = [], []
     for index, (factor, gradient) in enumerate(zip(factors, probe_gradients, strict=False)):
+        # With p = dL/dprobe, M v contributes p v^T to dL/dM and M^T g contributes g p^T.
         left.append(gradient if index % 2 == 0 else factor)
         right.append(factor if index % 2 == 0 else gradient)
     return torch.cat(left).T @ torch.cat(right)

@@ -27,12 +27,12 @@ def save_policy(policy: nn.Sequential, folder: str | Path, observation_size: int
 
     Args:
         policy: Linear, ReLU and Tanh layers, as ``adapt`` returns them.
-        folder: is made; gets ``policy.pt`` and ``policy.pt2``.
+        folder: Folder to write ``policy.pt`` and ``policy.pt2`` to; made if it is missing.
         observation_size: O; the program takes observations [B, O] for any B >= 1.
 
     Raises:
-        TypeError: other layers.
-        ValueError: an observation size that does not fit the first layer.
+        TypeError: Other layers.
+        ValueError: An observation size that does not fit the first layer.
     """
     layers = _describe(policy)
     if layers[0][1:2] != [observation_size]:
@@ -42,9 +42,11 @@ def save_policy(policy: nn.Sequential, folder: str | Path, observation_size: int
         )
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
+    # A copy on the CPU: both files have to load on machines without an accelerator.
     cpu = _build(layers)
     cpu.load_state_dict({name: value.cpu() for name, value in policy.state_dict().items()})
     torch.save({"layers": layers, "state_dict": cpu.state_dict()}, target / STATE_FILE)
+    # The example has 2 rows: torch.export takes a size of 1 for a constant.
     batch = torch.export.Dim("batch", min=1)
     program = torch.export.export(
         cpu.eval().requires_grad_(False),
@@ -58,9 +60,10 @@ def load_policy(path: str | Path) -> nn.Sequential:
     """Rebuild the policy of a ``policy.pt`` as ordinary layers.
 
     Raises:
-        ValueError: not such a file.
+        ValueError: Not such a file.
     """
     try:
+        # weights_only: reading a file of a stranger must not run its code.
         saved = torch.load(path, map_location="cpu", weights_only=True)
         policy = _build(saved["layers"])
         policy.load_state_dict(saved["state_dict"])
@@ -95,9 +98,9 @@ class BatchedPolicy(nn.Module):
     """The policies of T tasks with generated weights: what adaptation returns.
 
     Args:
-        weights: per layer [T, in, out].
-        biases: per layer [T, out].
-        sigma: standard deviation of the action for stochastic use.
+        weights: Weights of every layer, [T, in, out] each.
+        biases: Biases of every layer, [T, out] each.
+        sigma: Standard deviation of the noise where actions are sampled, >= 0.
     """
 
     def __init__(
@@ -113,7 +116,13 @@ class BatchedPolicy(nn.Module):
     def from_thetas(
         cls, thetas: Sequence[Tensor], observation_size: int, *, sigma: float
     ) -> "BatchedPolicy":
-        """Build from the generated layers [T, D] of body and action head."""
+        """Build from generated layers.
+
+        Args:
+            thetas: Layers of body and action head, [T, D] each.
+            observation_size: O.
+            sigma: Standard deviation of the noise where actions are sampled, >= 0.
+        """
         weights, biases, size = [], [], observation_size
         for theta in thetas:
             weight, bias = split_theta(theta, size)
@@ -127,7 +136,7 @@ class BatchedPolicy(nn.Module):
 
     @property
     def num_tasks(self) -> int:
-        """T."""
+        """T, how many tasks there are."""
         return len(self._layer(0)[0])
 
     def forward(self, observation: Tensor) -> Tensor:
@@ -139,11 +148,19 @@ class BatchedPolicy(nn.Module):
         return observation
 
     def task(self, index: int) -> nn.Sequential:
-        """Return the policy of one task as ordinary Linear, ReLU and Tanh layers."""
+        """Return the policy of one task as ordinary Linear, ReLU and Tanh layers.
+
+        Args:
+            index: Position of the task, 0 to T - 1.
+
+        Returns:
+            A network from observations [..., O] to mean actions [..., A] in (-1, 1).
+        """
         modules: list[nn.Module] = []
         for layer in range(self.num_layers):
             weight, bias = (tensor[index] for tensor in self._layer(layer))
             linear_layer = nn.Linear(*weight.shape)
+            # nn.Linear keeps its weight as [out, in].
             linear_layer.load_state_dict({"weight": weight.T, "bias": bias})
             modules += [linear_layer, nn.ReLU()]
         return nn.Sequential(*modules[:-1], nn.Tanh())

@@ -19,7 +19,15 @@ Layers = list[tuple[Tensor, Tensor]]
 
 
 def stacked_mlp(layers: Layers, inputs: Tensor) -> Tensor:
-    """Apply N networks with ReLU between their layers, [N, B, in] -> [N, B, out]."""
+    """Apply N networks with ReLU between their layers.
+
+    Args:
+        layers: Weight [N, in, out] and bias [N, 1, out] of every layer.
+        inputs: Each network's own rows, [N, B, in].
+
+    Returns:
+        [N, B, out], before any activation.
+    """
     for weight, bias in layers[:-1]:
         inputs = torch.relu(torch.baddbmm(bias, inputs, weight))
     weight, bias = layers[-1]
@@ -42,6 +50,7 @@ def conditioned_mlp(layers: Layers, inputs: Tensor, latent: Tensor) -> Tensor:
     """
     (weight, bias), *rest = layers
     size = inputs.shape[-1]
+    # W [x; z] = W_x x + W_z z, and all rows of a task share z.
     own = torch.matmul(latent, weight[:, size:]) + bias
     shared = torch.matmul(inputs.flatten(0, 1), weight[:, :size])
     hidden = shared.unflatten(1, inputs.shape[:2]) + own[:, :, None]
@@ -49,16 +58,16 @@ def conditioned_mlp(layers: Layers, inputs: Tensor, latent: Tensor) -> Tensor:
 
 
 def of_tasks(layers: Layers, observation_size: int, num_tasks: int, task: Tensor | None) -> Layers:
-    """Return a network of each of T tasks, from one network that is told the task.
+    """Return one network for each of T tasks, from a network whose input names the task.
 
     The one-hot code that ends the network's input becomes a part of the first bias, and what is
     left is a function of the observation.
 
     Args:
-        layers: of one network (N = 1) of [observation, code].
+        layers: One network (N = 1) that takes observation and code, O + T numbers.
         observation_size: O.
         num_tasks: T.
-        task: index of each task, [T]; None for a code of zeros.
+        task: Index of each task, [T]; None for a code of zeros.
 
     Returns:
         Layers of T networks, views of the one network's but for the first bias.
@@ -68,6 +77,7 @@ def of_tasks(layers: Layers, observation_size: int, num_tasks: int, task: Tensor
         for weight, bias in layers
     ]
     if task is not None:
+        # W times a one-hot code is one row of W [in, out]; a code of zeros adds nothing.
         bias = bias + layers[0][0][0, observation_size + task][:, None]
     return [(weight[:, :observation_size], bias), *rest]
 
@@ -88,7 +98,7 @@ class HiddenLayers:
         """Check the ranges.
 
         Raises:
-            ValueError: names the setting, what was expected and what was found.
+            ValueError: Names the setting, what was expected and what was found.
         """
         if self.width < 1 or self.depth < 1:
             raise ValueError(
@@ -107,7 +117,7 @@ class StackedMLP(nn.Module):
 
     Args:
         num_networks: N.
-        sizes: input, hidden and output sizes, at least two.
+        sizes: Input, hidden and output sizes, at least two.
     """
 
     def __init__(self, num_networks: int, sizes: Sequence[int]) -> None:
@@ -121,7 +131,7 @@ class StackedMLP(nn.Module):
             self.biases.append(nn.Parameter(bias))
 
     def layers(self) -> Layers:
-        """Return weight and bias of every layer."""
+        """Return weight [N, in, out] and bias [N, 1, out] of every layer."""
         return list(zip(self.weights, self.biases, strict=True))
 
     def forward(self, inputs: Tensor) -> Tensor:

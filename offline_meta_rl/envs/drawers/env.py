@@ -14,10 +14,10 @@ class DrawersLiteEnv(TaskEnv[DrawersLite, np.uint8]):
     """One target drawer as a gymnasium environment; observations are images [3, 16, 16] uint8.
 
     Args:
-        family: of the task.
-        task: index of the target drawer.
-        task_seed: of the task parameters, which do not depend on it.
-        task_parameters: index of the target drawer [1] to use in place of ``task``.
+        family: The task's family.
+        task: Index of the target drawer.
+        task_seed: Seed of the task parameters, which do not depend on it.
+        task_parameters: Index of the target drawer [1] to use in place of ``task``.
         render_mode: None or ``rgb_array``.
     """
 
@@ -39,6 +39,7 @@ class DrawersLiteEnv(TaskEnv[DrawersLite, np.uint8]):
     ) -> tuple[NDArray[np.uint8], Info]:
         """Close the drawers, put the hand at its start."""
         super().reset(seed=seed)
+        # A new engine from gymnasium's generator, so that ``reset(seed=...)`` decides the start.
         own = int(self.np_random.integers(2**31))
         self.engine = self.family.make_engine(self.parameters, seed=own)
         return self.engine.reset()[0], {}

@@ -48,14 +48,14 @@ class DrawersLite(ScriptedFamily):
     """Drawers side by side; the tasks are their indices, from left to right.
 
     Args:
-        name: short name.
-        env_id: gymnasium id.
+        name: Short name.
+        env_id: Gymnasium id.
         drawers: x of each drawer's middle, from left to right.
         start: x of the hand's start, and its distance from the cabinet's front.
-        horizon: steps of an episode.
+        horizon: Steps of an episode.
 
     Raises:
-        ValueError: fewer than two drawers, drawers that are not on the image or too close to each
+        ValueError: Fewer than two drawers, drawers that are not on the image or too close to each
             other, or a horizon in which two drawers can be opened.
     """
 
@@ -110,6 +110,7 @@ class DrawersLite(ScriptedFamily):
     def fewest_steps(self, drawer: int) -> int:
         """Return a lower bound of the steps until a drawer is open, whatever the policy."""
         aside = abs(self.drawers[drawer] - self.start[0])
+        # The axes move together, so the longer way counts; the noise may start the hand nearer.
         way = max(aside, self.start[1]) - REACH - START_NOISE
         return _steps(way) + _steps(OPEN)
 
@@ -149,6 +150,7 @@ class DrawersLite(ScriptedFamily):
         handle = np.stack([np.asarray(self.drawers)[target], FRONT - opening], axis=1)
         way = (handle - hand) / STEP
         held = (np.abs(handle - hand) <= PULL * REACH).all(axis=1)
+        # The handle moves along with the hand, so the distance to it does not say how far to pull.
         way[held, 1] = -1.0
         way[opening >= 0.5 * (OPEN + FARTHEST)] = 0.0
         return np.clip(way, -1.0, 1.0)
@@ -208,8 +210,10 @@ class DrawersLiteEngine:
         before = self.hand
         after = before + STEP * np.clip(action, -1.0, 1.0)
         after = np.clip(after, -BORDER, [BORDER, FRONT])
+        # Before and after: a hand that slides off sideways lets go of the handle.
         beside = np.abs(np.stack([before, after])[:, :, :1] - self.drawers).max(axis=0) <= REACH
         level = np.abs(before[:, 1:] - (FRONT - self.opening)) <= REACH
+        # Outwards only: drawers stay where they are left.
         pull = np.maximum(before[:, 1:] - after[:, 1:], 0.0)
         self.opening = np.minimum(self.opening + pull * (beside & level), FARTHEST)
         self.hand = after

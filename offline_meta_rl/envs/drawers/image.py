@@ -29,16 +29,17 @@ def draw_scene(hand: Array, drawers: Array, opening: Array, size: int) -> NDArra
     """Draw the scene from above, the cabinet at the top.
 
     Args:
-        hand: [N, 2].
+        hand: Position of every hand, [N, 2].
         drawers: x of their middles, [D].
-        opening: how far each drawer is pulled out, [N, D].
-        size: pixels of a side.
+        opening: How far each drawer is pulled out, [N, D].
+        size: Pixels of a side.
 
     Returns:
         Images [N, 3, size, size].
     """
     every = np.ones(len(hand))
     image = np.empty((len(hand), 3, size, size), dtype=np.float32)
+    # Later shapes cover earlier ones, from the floor up to the hand.
     image[:] = np.asarray(FLOOR, dtype=np.float32)[:, None, None]
     _paint(image, (-every, every), ((FRONT + HALF_HANDLE) * every, every), CABINET)
     for index, x in enumerate(drawers):
@@ -48,6 +49,7 @@ def draw_scene(hand: Array, drawers: Array, opening: Array, size: int) -> NDArra
         _paint(image, sides, (handle - HALF_HANDLE, handle + HALF_HANDLE), HANDLE)
     x, y = hand[:, 0], hand[:, 1]
     _paint(image, (x - HALF_HAND, x + HALF_HAND), (y - HALF_HAND, y + HALF_HAND), HAND)
+    # Round; the cast alone would cut off.
     return (image + 0.5).astype(np.uint8)
 
 
@@ -55,6 +57,7 @@ def _paint(image: NDArray[np.float32], x: Span, y: Span, colour: tuple[int, int,
     """Paint a rectangle of every image [N, 3, size, size]; spans are (low, high), [N] each."""
     size = image.shape[-1]
     across = _covered(x, size)
+    # Rows count from the top, y from the bottom.
     down = _covered((-y[1], -y[0]), size)
     share = (down[:, :, None] * across[:, None, :])[:, None]
     image += share * (np.asarray(colour, dtype=np.float32)[:, None, None] - image)

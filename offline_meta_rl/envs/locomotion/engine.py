@@ -56,10 +56,10 @@ class MujocoEngine:
     """N environments of one family, one per row of ``parameters``.
 
     Args:
-        family: the task family.
-        parameters: task parameters [N, P].
-        seed: seed of the initial states.
-        num_threads: threads of the pool; None for one per core.
+        family: The task family.
+        parameters: Task parameters [N, P].
+        seed: Seed of the initial states.
+        num_threads: Threads of the pool; None for one per core.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class MujocoEngine:
     def _models(self) -> list[mujoco.MjModel]:
         if not self.family.per_task_model:
             return [self.family.model(self.parameters[0])] * self.num_envs
+        # Episodes of one task share its model; compiling one is slow.
         by_parameters: dict[bytes, mujoco.MjModel] = {}
         models = []
         for row in self.parameters:
@@ -130,6 +131,7 @@ class MujocoEngine:
     def step(self, action: Actions) -> StepResult:
         """Take one action [N, A], clipped to [-1, 1], in every environment."""
         clipped = np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
+        # The action is held for all simulator steps of one environment step.
         control = np.repeat(clipped[:, None], self.family.frame_skip, axis=1)
         models = self.models if self.family.per_task_model else self.models[0]
         states, _ = self._rollout.rollout(
@@ -139,7 +141,9 @@ class MujocoEngine:
         self.state = states[:, -1].copy()
         self.elapsed += 1
         terms = self.family.reward_terms(before, self.qpos, clipped, self.parameters, self.dt)
+        # MuJoCo resets a bad state inside the step, time included: the clock then stands behind.
         diverged = self.state[:, 0] < time + 0.5 * self.dt
+        # The state after such a reset is not the fall of a body.
         terminated = self.family.fallen(self.qpos, self.qvel) & ~diverged
         return StepResult(
             observation=self.family.observation(self.qpos, self.qvel),

@@ -13,13 +13,13 @@ class LocomotionEnv(TaskEnv[LocomotionFamily, np.float32]):
     """One task of a MuJoCo family as a gymnasium environment.
 
     Args:
-        family: the task family.
-        task: index of the task.
-        task_seed: seed of the task parameters, as recorded with the dataset.
-        task_parameters: parameters [P] to use in place of those of ``task``.
+        family: The task family.
+        task: Index of the task.
+        task_seed: Seed of the task parameters, as recorded with the dataset.
+        task_parameters: Parameters [P] to use in place of those of ``task``.
         render_mode: None or ``rgb_array``.
-        width: pixels of a rendered frame.
-        height: pixels of a rendered frame.
+        width: Pixels of a rendered frame.
+        height: Pixels of a rendered frame.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
@@ -50,6 +50,7 @@ class LocomotionEnv(TaskEnv[LocomotionFamily, np.float32]):
         mujoco.mj_resetData(self.model, self.data)
         self.data.qpos[:], self.data.qvel[:] = qpos, qvel
         mujoco.mj_forward(self.model, self.data)
+        # The batched engine starts episodes without a warm start, and both shall agree.
         self.data.qacc_warmstart[:] = 0.0
 
     def reset(

@@ -26,11 +26,11 @@ class HalfCheetahFamily(LocomotionFamily):
     torso_height: ClassVar[float] = 0.7
 
     def initial_state(self, qpos0: Array, uniform: Array, normal: Array) -> tuple[Array, Array]:
-        """Positions +-0.1 uniform, velocities 0.1 normal."""
+        """Positions +-0.1 uniform and velocities 0.1 normal, [N, nq] and [N, nv]."""
         return qpos0 + 0.1 * uniform[:, : len(qpos0)], 0.1 * normal
 
     def observation(self, qpos: Array, qvel: Array) -> NDArray[np.float32]:
-        """qpos[1:] (8), qvel (9), torso x, y, z (3)."""
+        """qpos[1:] (8), qvel (9), torso x, y, z (3), [N, 20]."""
         torso = np.stack([qpos[:, 0], np.zeros(len(qpos)), qpos[:, 1] + self.torso_height], axis=1)
         return np.concatenate([qpos[:, 1:], qvel, torso], axis=1).astype(np.float32)
 
@@ -44,15 +44,15 @@ class CheetahDir(HalfCheetahFamily):
     splits: ClassVar = {"default": ((0, 1), (0, 1))}
 
     def task_parameters(self, seed: int) -> Array:
-        """The two directions, whatever the seed."""
+        """The two directions, +1 and -1, whatever the seed, [T, 1]."""
         return np.array([[1.0], [-1.0]])
 
     def task_features(self, parameters: Array) -> NDArray[np.float32]:
-        """The direction."""
+        """The direction, [N, 1]."""
         return parameters.astype(np.float32)
 
     def task_reward(self, velocity: Array, parameters: Array) -> Array:
-        """Velocity along the direction."""
+        """Velocity along the direction, [N], m/s."""
         return parameters[:, 0] * velocity[:, 0]
 
 
@@ -72,15 +72,15 @@ class CheetahVel(HalfCheetahFamily):
     }
 
     def task_parameters(self, seed: int) -> Array:
-        """Equally spaced velocities, whatever the seed."""
+        """Equally spaced velocities, m/s, whatever the seed, [T, 1]."""
         return np.linspace(0.075, 3.0, self.num_tasks)[:, None]
 
     def task_features(self, parameters: Array) -> NDArray[np.float32]:
-        """The velocity, scaled to about [-1, 1]."""
+        """The velocity, scaled to about -1 to 1, [N, 1]."""
         return (parameters / 1.5 - 1.0).astype(np.float32)
 
     def task_reward(self, velocity: Array, parameters: Array) -> Array:
-        """Minus the distance from the goal velocity."""
+        """Minus the distance from the goal velocity, [N], m/s."""
         return -np.abs(velocity[:, 0] - parameters[:, 0])
 
 
@@ -99,39 +99,40 @@ class AntDir(LocomotionFamily):
     alive_bonus = 1.0
 
     def task_parameters(self, seed: int) -> Array:
-        """Angles drawn uniformly from [0, 2 pi)."""
+        """Angles drawn uniformly from 0 to 2 pi, [T, 1]."""
         return np.random.default_rng(seed).uniform(0.0, 2.0 * np.pi, (self.num_tasks, 1))
 
     def task_features(self, parameters: Array) -> NDArray[np.float32]:
-        """Cosine and sine of the angle."""
+        """Cosine and sine of the angle, [N, 2]."""
         return np.concatenate([np.cos(parameters), np.sin(parameters)], axis=1).astype(np.float32)
 
     def initial_state(self, qpos0: Array, uniform: Array, normal: Array) -> tuple[Array, Array]:
-        """Positions +-0.1 uniform, velocities 0.1 normal."""
+        """Positions +-0.1 uniform and velocities 0.1 normal, [N, nq] and [N, nv]."""
         return qpos0 + 0.1 * uniform[:, : len(qpos0)], 0.1 * normal
 
     def observation(self, qpos: Array, qvel: Array) -> NDArray[np.float32]:
-        """qpos[2:] (13), qvel (14)."""
+        """qpos[2:] (13), qvel (14), [N, 27]."""
         return np.concatenate([qpos[:, 2:], qvel], axis=1).astype(np.float32)
 
     def planar_position(self, qpos: Array) -> Array:
-        """The torso's (x, y)."""
+        """The torso's (x, y), [N, 2], metres."""
         return qpos[:, :2]
 
     def reward_terms(
         self, qpos_before: Array, qpos_after: Array, action: Array, parameters: Array, dt: float
     ) -> dict[str, Array]:
-        """Add height: minus the metres by which the torso is above 0.8 m."""
+        """Add ``height``, minus the metres by which the torso is above 0.8 m, [N]."""
         terms = super().reward_terms(qpos_before, qpos_after, action, parameters, dt)
+        # Of no weight in the reward; behaviour agents are kept from jumping with it.
         return {**terms, "height": -np.clip(qpos_after[:, 2] - 0.8, 0.0, None)}
 
     def task_reward(self, velocity: Array, parameters: Array) -> Array:
-        """Velocity along the goal direction."""
+        """Velocity along the goal direction, [N], m/s."""
         angle = parameters[:, 0]
         return velocity[:, 0] * np.cos(angle) + velocity[:, 1] * np.sin(angle)
 
     def fallen(self, qpos: Array, qvel: Array) -> Bools:
-        """Torso outside [0.2, 1.0] m, or a state that is not finite."""
+        """Torso below 0.2 or above 1.0 m, or a state that is not finite, [N]."""
         height = qpos[:, 2]
         finite = np.isfinite(qpos).all(axis=1) & np.isfinite(qvel).all(axis=1)
         return ~(finite & (height >= 0.2) & (height <= 1.0))
@@ -168,13 +169,13 @@ class WalkerParams(LocomotionFamily):
         }
 
     def task_parameters(self, seed: int) -> Array:
-        """Exponents u, one for every entry of the four arrays, uniform in [-3, 3]."""
+        """Exponents u, one for every entry of the four arrays, uniform in -3 to 3, [T, P]."""
         model = self.base_model()
         size = sum(array.size for array, _ in self.scaled_arrays(model).values())
         return np.random.default_rng(seed).uniform(-3.0, 3.0, (self.num_tasks, size))
 
     def task_features(self, parameters: Array) -> NDArray[np.float32]:
-        """The exponents, scaled to [-1, 1]."""
+        """The exponents, scaled to -1 to 1, [N, P]."""
         return (parameters / 3.0).astype(np.float32)
 
     def model(self, parameters: Array) -> mujoco.MjModel:
@@ -183,24 +184,26 @@ class WalkerParams(LocomotionFamily):
         start = 0
         for array, base in self.scaled_arrays(model).values():
             exponent = parameters[start : start + array.size].reshape(array.shape)
+            # In place: ``array`` is a view of the compiled model.
             array[...] = array * base**exponent
             start += array.size
         return model
 
     def initial_state(self, qpos0: Array, uniform: Array, normal: Array) -> tuple[Array, Array]:
-        """Positions and velocities +-0.005 uniform."""
+        """Positions and velocities +-0.005 uniform, [N, nq] and [N, nv]."""
         num_positions = len(qpos0)
         return qpos0 + 0.005 * uniform[:, :num_positions], 0.005 * uniform[:, num_positions:]
 
     def observation(self, qpos: Array, qvel: Array) -> NDArray[np.float32]:
-        """qpos[1:] (8), qvel clipped to +-10 (9)."""
+        """qpos[1:] (8), qvel clipped to +-10 (9), [N, 17]."""
+        # As in Gymnasium's walker, whose x is left out too: no task depends on where it is.
         return np.concatenate([qpos[:, 1:], np.clip(qvel, -10, 10)], axis=1).astype(np.float32)
 
     def task_reward(self, velocity: Array, parameters: Array) -> Array:
-        """Forward velocity."""
+        """Forward velocity, [N], m/s."""
         return velocity[:, 0]
 
     def fallen(self, qpos: Array, qvel: Array) -> Bools:
-        """Height outside (0.8, 2.0) m or pitch outside (-1, 1) rad."""
+        """Height outside 0.8 to 2.0 m or pitch outside -1 to 1 rad, [N]."""
         height, pitch = qpos[:, 1], qpos[:, 2]
         return ~((height > 0.8) & (height < 2.0) & (np.abs(pitch) < 1.0))

@@ -25,12 +25,12 @@ class LocomotionFamily(TaskFamily):
     """Arithmetic shared by the MuJoCo families.
 
     Attributes:
-        xml: file name among gymnasium's MuJoCo assets.
-        timestep: seconds per simulator step, or None for the value in the file.
-        frame_skip: simulator steps per action.
-        control_cost: weight of the squared action in the reward.
-        alive_bonus: added to the reward at every step, the last one included.
-        per_task_model: whether tasks differ in the simulator's model.
+        xml: File name among gymnasium's MuJoCo assets.
+        timestep: Seconds per simulator step, or None for the value in the file.
+        frame_skip: Simulator steps per action.
+        control_cost: Weight of the squared action in the reward.
+        alive_bonus: Added to the reward at every step, the last one included.
+        per_task_model: Whether tasks differ in the simulator's model.
     """
 
     horizon: ClassVar[int] = 200
@@ -63,9 +63,9 @@ class LocomotionFamily(TaskFamily):
         """Return initial (qpos [N, nq], qvel [N, nv]).
 
         Args:
-            qpos0: nominal positions [nq].
-            uniform: noise in [-1, 1), [N, nq + nv].
-            normal: standard normal noise, [N, nv].
+            qpos0: Nominal positions [nq].
+            uniform: Noise in [-1, 1), [N, nq + nv].
+            normal: Standard normal noise, [N, nv].
         """
 
     @abstractmethod
@@ -77,7 +77,7 @@ class LocomotionFamily(TaskFamily):
         """Return the part of the reward that depends on the task, [N].
 
         Args:
-            velocity: displacement of the torso over the step divided by its duration, [N, 2]
+            velocity: Displacement of the torso over the step divided by its duration, [N, 2]
                 (x, y); y is 0 for planar bodies.
             parameters: [N, P].
         """

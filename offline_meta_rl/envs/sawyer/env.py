@@ -13,10 +13,10 @@ class TwoDrawerSawyerEnv(TaskEnv[TwoDrawerSawyer, np.uint8]):
     """Observations are the agent's images [3, 64, 64]; the info holds both drawers' openings.
 
     Args:
-        family: the task family.
-        task: index of the task, and of the drawer that is rewarded.
-        task_seed: of the task parameters, which are the same for every seed.
-        task_parameters: index of the drawer [1] to use in place of that of ``task``.
+        family: The task family.
+        task: Index of the task, and of the drawer that is rewarded.
+        task_seed: Seed of the task parameters, which are the same for every seed.
+        task_parameters: Index of the drawer [1] to use in place of that of ``task``.
         render_mode: None or ``rgb_array``, pictures [256, 256, 3] of the whole robot.
 
     Raises:

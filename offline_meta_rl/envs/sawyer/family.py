@@ -63,7 +63,7 @@ class TwoDrawerSawyer(ScriptedFamily):
     def make_engine(
         self, parameters: Array, *, seed: int, num_threads: int | None = None
     ) -> "TwoDrawerSawyerEngine":
-        """Return the engine; it simulates and renders on one thread per core unless told."""
+        """Return the engine; by default it simulates and renders on one thread per core."""
         return TwoDrawerSawyerEngine(self, parameters, seed=seed, num_threads=num_threads)
 
     def script(self, state: NDArray[np.float32], parameters: Array) -> Array:
@@ -78,18 +78,18 @@ class TwoDrawerSawyerEngine:
     one simulator, which takes up the environments of its share in turn.
 
     Args:
-        family: the task family.
-        parameters: index of the rewarded drawer of every environment, [N, 1].
-        seed: of the hand's initial positions.
-        num_threads: None for one per core.
-        images: draw observations; without, they stay black.
+        family: The task family.
+        parameters: Index of the rewarded drawer of every environment, [N, 1].
+        seed: Seed of the hand's initial positions.
+        num_threads: Threads that simulate and render; None for one per core.
+        images: Draw observations; without, they stay black.
 
     Attributes:
-        opening: how far the drawers are open, [N, 2] metres.
+        opening: How far the drawers are open, [N, 2] metres.
 
     Raises:
         ImportError: ``metaworld`` is not installed.
-        RuntimeError: images cannot be rendered; names what to install.
+        RuntimeError: Images cannot be rendered; names what to install.
     """
 
     def __init__(
@@ -168,8 +168,8 @@ class TwoDrawerSawyerEngine:
         """Change the environments ``rows``, each from its own state, and look at them.
 
         Args:
-            rows: indices of environments.
-            change: changes a simulator's state for an environment; None to look only.
+            rows: Indices of environments.
+            change: Changes a simulator's state for an environment; None to look only.
             fresh: ``change`` does not depend on the state before.
         """
 
@@ -190,6 +190,7 @@ class TwoDrawerSawyerEngine:
             for pool, simulator, share in zip(self._pools, self._simulators, shares, strict=True)
         ]
         for job in jobs:
+            # Raises here what went wrong in the thread.
             job.result()
 
     def state_dict(self) -> EngineState:
@@ -210,5 +211,6 @@ class TwoDrawerSawyerEngine:
     def close(self) -> None:
         """Free the cameras and stop the threads."""
         for pool, simulator in zip(self._pools, self._simulators, strict=True):
+            # In its own thread, which the camera's OpenGL context belongs to.
             pool.submit(simulator.close)
             pool.shutdown()

@@ -71,7 +71,7 @@ def sawyer_model(*, whole: bool = False) -> mujoco.MjModel:
     """Return the model; it is built once in a process, and must not be changed.
 
     Args:
-        whole: keep every part and mesh of the robot as it is, for pictures from other places than
+        whole: Keep every part and mesh of the robot as it is, for pictures from other places than
             the agent's camera. States fit both.
 
     Raises:
@@ -88,6 +88,7 @@ def _compiled(whole: bool) -> mujoco.MjModel:
     second = _second_drawer(path.parent.parent)
     place = spec.worldbody.add_frame(pos=[DRAWER_X[1], DRAWER_Y, 0.0])
     place.attach_body(second.body("drawer"), prefix="right_")
+    # It marks where Meta-World's own task ends; this task has no such place to show.
     spec.site("goal").delete()
     if not whole:
         _leave_out_of_view(spec)
@@ -152,7 +153,7 @@ def simplified(corners: NDArray[np.floating], grid: float) -> tuple[Array, NDArr
 
     Args:
         corners: [F, 3, 3], three corners of every triangle.
-        grid: edge of a cell, in the corners' unit.
+        grid: Edge of a cell, in the corners' unit.
 
     Returns:
         Vertices [V, 3], the mean of the corners of each cell in use, and faces [G, 3], the
@@ -166,5 +167,6 @@ def simplified(corners: NDArray[np.floating], grid: float) -> tuple[Array, NDArr
     faces = cell.reshape(-1, 3)
     ordered = np.sort(faces, axis=1)
     faces, ordered = (rows[(np.diff(ordered, axis=1) > 0).all(axis=1)] for rows in (faces, ordered))
+    # Clustering makes many triangles of a fine mesh the same one.
     _, first = np.unique(ordered, axis=0, return_index=True)
     return vertices / count[:, None], faces[np.sort(first)].astype(np.int32)

@@ -26,13 +26,14 @@ def hook(state: NDArray[np.floating], target: NDArray[np.int64]) -> Array:
 
     Args:
         state: ``TwoDrawerSawyerEngine.state()``, [N, 5].
-        target: index of the drawer to open, [N].
+        target: Index of the drawer to open, [N].
     """
     x, y, z = state[:, 0], state[:, 1], state[:, 2]
     opening = state[np.arange(len(state)), 3 + target]
     ahead_x = np.asarray(DRAWER_X)[target] - x
     ahead_y = HOOK_Y - opening - y
     over = (np.abs(ahead_x) < OFF_X) & (np.abs(ahead_y) < OFF_Y)
+    # Low and in line with the handle means that the bar is hooked: the fingers came down behind it.
     behind = (np.abs(ahead_x) < OFF_X) & (z < PULL_Z)
     height = np.where(over | behind, HOOK_Z, HOVER_Z)
     pull = np.where(opening < WIDE_OPEN, -REACH, 0.0)

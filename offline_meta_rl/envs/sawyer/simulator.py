@@ -47,6 +47,8 @@ class SawyerSimulator:
         self.data.mocap_pos[0] = START + offset
         mujoco.mj_step(self.model, self.data, nstep=START_SUBSTEPS)
         self.data.time = 0.0
+        # ``mj_step`` leaves body positions at the start of its last substep; images and ``hand``
+        # use them.
         mujoco.mj_kinematics(self.model, self.data)
 
     def move(self, action: Array) -> bool:
@@ -60,6 +62,7 @@ class SawyerSimulator:
         self.data.mocap_pos[0] = np.clip(moved, HAND_LOW, HAND_HIGH)
         mujoco.mj_step(self.model, self.data, nstep=SUBSTEPS)
         mujoco.mj_kinematics(self.model, self.data)
+        # MuJoCo resets a bad state by itself, time included.
         return bool(self.data.time < begin + 0.5 * SUBSTEPS * self.model.opt.timestep)
 
     @property

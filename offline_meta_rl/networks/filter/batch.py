@@ -14,11 +14,11 @@ def check_filter_batch(
     Args:
         batch: observation [B, S, C, h, w] uint8, action [B, S, A], reward [B, S], mask [B, S] bool:
             False in the padding of episodes that are shorter than the longest.
-        image_shape: C, h, w that the filter was built for.
+        image_shape: C, h, w of the images that the filter was built for.
         action_size: A that the filter was built for.
 
     Raises:
-        ValueError: names the field, what was expected, what was found and the fix.
+        ValueError: Names the field, what was expected, what was found and the fix.
     """
     expected = {
         "observation": ("B", "S", *image_shape),

@@ -18,8 +18,8 @@ def draw_noise(model: VariationalFilter, mask: Tensor, generator: torch.Generato
     """Draw the filter's noise for meta-trajectories, [M, S, E], on the generator's device.
 
     Args:
-        model: Says how much noise a position takes.
-        mask: Of the meta-trajectories, [M, S].
+        model: The filter; says how much noise a position takes.
+        mask: True where a position of the meta-trajectories is real, [M, S]; gives the shape.
         generator: Source of randomness.
     """
     return torch.randn(*mask.shape, model.noise_size, generator=generator, device=generator.device)
@@ -35,12 +35,14 @@ def beliefs_of(
         model: The filter.
         batch: observation, action, reward, mask of M meta-trajectories; see
             ``VariationalFilter.beliefs``.
-        generator: Of the filter's noise.
+        generator: Source of the filter's noise.
     """
     device = device_of(model)
     parts = []
     for first in range(0, len(batch["mask"]), ROWS):
         part = {name: batch[name][first : first + ROWS].to(device) for name in FIELDS}
+        # Drawn on the generator's device and moved, so that the beliefs have the same noise
+        # wherever the filter runs.
         noise = draw_noise(model, part["mask"], generator).to(device)
         parts.append(model.beliefs(part, noise))
     return torch.cat(parts)
@@ -50,7 +52,13 @@ def beliefs_of(
 def reconstructions_of(
     model: VariationalFilter, batch: Mapping[str, Tensor], generator: torch.Generator
 ) -> Tensor:
-    """Return the decoded images of meta-trajectories, [M, S, C, h, w] uint8."""
+    """Return the decoded images of meta-trajectories, [M, S, C, h, w] uint8.
+
+    Args:
+        model: The filter.
+        batch: observation, action, reward, mask of M meta-trajectories.
+        generator: Source of the filter's noise.
+    """
     device = device_of(model)
     part = {name: batch[name].to(device) for name in FIELDS}
     return model.reconstructions(part, draw_noise(model, part["mask"], generator).to(device))

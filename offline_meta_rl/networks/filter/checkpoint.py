@@ -15,7 +15,7 @@ def load_filter(target: nn.Module, path: Path) -> None:
 
     Args:
         target: A filter of the same sizes.
-        path: Of the checkpoint.
+        path: Path of the checkpoint.
 
     Raises:
         FileNotFoundError: There is none.
@@ -33,6 +33,7 @@ def load_filter(target: nn.Module, path: Path) -> None:
         name.removeprefix(prefix): value
         for prefix in PREFIXES
         for name, value in checkpoint.weights.items()
+        # A policy's checkpoint holds actor and critics too.
         if name.startswith(prefix)
     }
     if not state:
@@ -40,6 +41,7 @@ def load_filter(target: nn.Module, path: Path) -> None:
             f"filter_from: expected a checkpoint of a BeliefFilter or a ReflectiveExplorer, found "
             f"no filter in {path}."
         )
+    # The policy's stage keeps the filter as it is: half a filter would stay half.
     left = updates_left(checkpoint)
     if left:
         done = checkpoint.global_step
@@ -47,6 +49,7 @@ def load_filter(target: nn.Module, path: Path) -> None:
             f"filter_from: the filter in {path} has had {done} of {done + left} updates. Let that "
             "run finish first."
         )
+    # Compared here, because load_state_dict's own message lists every tensor and no setting.
     own = {name: tuple(value.shape) for name, value in target.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in state.items()}
     if own != found:

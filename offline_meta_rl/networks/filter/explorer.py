@@ -27,10 +27,10 @@ class BeliefExplorer:
     """A variational filter and a policy; an ``offline_meta_rl.evaluation.contracts.Explorer``.
 
     Attributes:
-        filter: Gives beliefs.
+        filter: Infers beliefs from what is seen.
         policy: Acts on standardised beliefs.
-        mean: Of each number of the beliefs that the policy was trained on, [Z].
-        spread: Standard deviation of each, [Z].
+        mean: Mean of each number of the beliefs that the policy was trained on, [Z].
+        spread: Standard deviation of each of these numbers, [Z].
     """
 
     filter: VariationalFilter
@@ -45,7 +45,7 @@ class BeliefExplorer:
 
     @property
     def action_size(self) -> int:
-        """A."""
+        """A, numbers in an action."""
         return self.filter.action_size
 
     def begin(self, count: int) -> State:
@@ -59,10 +59,10 @@ class BeliefExplorer:
         """Filter one step; tensors may be on any device.
 
         Args:
-            state: Of the filter.
+            state: The filter's state after the step before.
             observation: [N, C, h, w] uint8.
-            action: That led there, [N, A]; 0 at an episode's first observation.
-            reward: That arrived with it, [N]; 0 at an episode's first observation.
+            action: Action that led to the observation, [N, A]; 0 at an episode's first one.
+            reward: Reward that arrived with it, [N]; 0 at an episode's first one.
             noise: Standard normal, [N, noise_size].
 
         Returns:
@@ -74,5 +74,6 @@ class BeliefExplorer:
 
     def act(self, belief: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return actions [N, A] for beliefs [N, Z]; the mean action without noise [N, A]."""
+        # The policy was trained on standardised beliefs; see ``ServesBeliefs``.
         normal = None if noise is None else noise.to(belief.device)
         return self.policy((belief - self.mean) / self.spread, normal)

@@ -20,9 +20,9 @@ class GaussianMLP(nn.Module):
     """Two hidden layers with leaky rectifiers, and the parameters of a Gaussian.
 
     Args:
-        in_features: size of the input.
-        hidden_size: width of both hidden layers.
-        out_features: Z.
+        in_features: Numbers in the input.
+        hidden_size: Units in both hidden layers.
+        out_features: Z, numbers in the Gaussian.
     """
 
     def __init__(self, in_features: int, hidden_size: int, out_features: int) -> None:
@@ -63,6 +63,7 @@ def divergence(posterior: Tensor, prior: Tensor) -> Tensor:
     prior_mean, prior_std = mean_and_std(prior)
     ratio = std / prior_std
     distance = (mean - prior_mean) / prior_std
+    # KL of diagonal Gaussians: 1/2 (s^2/p^2 + (m - n)^2/p^2 - 1) - log(s/p).
     return (0.5 * (ratio.square() + distance.square() - 1.0) - ratio.log()).sum(dim=-1)
 
 
@@ -80,6 +81,7 @@ class _SquaredErrors(torch.autograd.Function):
     def forward(ctx: _Difference, found: Tensor, wanted: Tensor) -> Tensor:
         difference = (found - wanted).flatten(1)
         ctx.difference, ctx.shape = difference, found.shape
+        # A squared norm, because a sum of squares would write every square to memory first.
         return torch.linalg.vector_norm(difference, dim=1).square()
 
     @staticmethod

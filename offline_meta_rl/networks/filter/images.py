@@ -36,7 +36,7 @@ class ConvolutionalEncoder(ImageEncoder):
         depth: d; 8 d is also the most channels, and the size of the feature.
 
     Raises:
-        ValueError: the sides are no multiples of their number of halvings.
+        ValueError: The sides are no multiples of their number of halvings.
     """
 
     def __init__(self, image_shape: Sequence[int], depth: int) -> None:
@@ -60,9 +60,9 @@ class ConvolutionalDecoder(nn.Module):
     """The encoder backwards, from a latent sample to the mean of every pixel.
 
     Args:
-        input_size: of a sample.
+        input_size: L, numbers in a latent sample.
         image_shape: C, h, w.
-        depth: d.
+        depth: d of the encoder.
     """
 
     def __init__(self, input_size: int, image_shape: Sequence[int], depth: int) -> None:
@@ -76,7 +76,14 @@ class ConvolutionalDecoder(nn.Module):
         for number, (before, after) in enumerate(itertools.pairwise(channels)):
             kernel = 5 if number == len(channels) - 2 else 3
             halved = nn.ConvTranspose2d(
-                before, after, kernel, stride=2, padding=kernel // 2, output_padding=1
+                # output_padding makes each layer double the sides exactly, as the encoder halved
+                # them.
+                before,
+                after,
+                kernel,
+                stride=2,
+                padding=kernel // 2,
+                output_padding=1,
             )
             layers += [rectifier(), halved]
         self.layers = nn.Sequential(*layers)
@@ -92,7 +99,7 @@ class DenseEncoder(ImageEncoder):
 
     Args:
         image_shape: C, h, w.
-        hidden_size: width of the hidden layer.
+        hidden_size: Width of the hidden layer.
     """
 
     def __init__(self, image_shape: Sequence[int], hidden_size: int) -> None:
@@ -116,9 +123,9 @@ class DenseDecoder(nn.Module):
     """One hidden layer from a latent sample to the mean of every pixel.
 
     Args:
-        input_size: of a sample.
+        input_size: L, numbers in a latent sample.
         image_shape: C, h, w.
-        hidden_size: width of the hidden layer.
+        hidden_size: Width of the hidden layer.
     """
 
     def __init__(self, input_size: int, image_shape: Sequence[int], hidden_size: int) -> None:
@@ -145,7 +152,7 @@ def feature_maps(image_shape: Sequence[int], depth: int) -> tuple[list[int], tup
     """Return channels of the images and of each halved map, and the sides of the last map.
 
     Raises:
-        ValueError: the sides are no multiples of their number of halvings.
+        ValueError: The sides are no multiples of their number of halvings.
     """
     channels, height, width = image_shape
     halvings = max(0, int(math.log2(max(1, min(height, width) / SMALLEST))))
@@ -155,17 +162,20 @@ def feature_maps(image_shape: Sequence[int], depth: int) -> tuple[list[int], tup
             f"of at least {2 * SMALLEST} that can be halved until the shorter one is {SMALLEST}, "
             "such as 16 x 16 or 64 x 64. Render them in such a size, or set image_network to dense."
         )
+    # Channels double with every halving, up to 8 d.
     sizes = [channels] + [depth * 2 ** min(number, 3) for number in range(halvings)]
     return sizes, (height // 2**halvings, width // 2**halvings)
 
 
 def to_unit(observation: Tensor, like: Tensor) -> Tensor:
-    """Turn uint8 images into numbers from 0 to 1 of the dtype of ``like``."""
+    """Turn uint8 images [..., C, h, w] into numbers from 0 to 1 of the dtype of ``like``."""
+    # In place: the copy in floating point is the largest tensor of an update, and one is enough.
     return observation.to(like.dtype).mul_(1.0 / 255.0)
 
 
 def to_bytes(images: Tensor) -> Tensor:
-    """Turn images in numbers around 0 to 1 into uint8."""
+    """Turn images [..., C, h, w] in numbers around 0 to 1 into uint8."""
+    # A decoder's mean is not bounded; without the clamp uint8 would wrap around.
     return images.detach().float().clamp(0.0, 1.0).mul(255.0).round().to(torch.uint8)
 
 

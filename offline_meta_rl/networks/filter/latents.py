@@ -17,9 +17,9 @@ class Filtered(NamedTuple):
     """What filtering a sequence returns.
 
     Attributes:
-        sample: of the posterior at every step, for decoders, [S, B, L].
-        parameters: what else the latent state model needs to tell beliefs and divergences.
-        previous: state before every step, [S, B, ...] each.
+        sample: Sample of the posterior at every step, for decoders, [S, B, L].
+        parameters: What else the latent state model needs for beliefs and divergences.
+        previous: State before every step, [S, B, ...] each.
     """
 
     sample: Tensor
@@ -31,9 +31,9 @@ class Latent(nn.Module, ABC):
     """A latent state model.
 
     Attributes:
-        sample_size: L.
-        belief_size: Z.
-        noise_size: E.
+        sample_size: L, numbers in a sample.
+        belief_size: Z, numbers in a belief.
+        noise_size: E, standard normal numbers that one step uses.
     """
 
     sample_size: int
@@ -42,7 +42,7 @@ class Latent(nn.Module, ABC):
 
     @abstractmethod
     def initial(self, batch_size: int) -> State:
-        """Return the state before the first step."""
+        """Return the state before the first step of B sequences, [B, ...] each."""
 
     @abstractmethod
     def step(
@@ -51,10 +51,10 @@ class Latent(nn.Module, ABC):
         """Filter one step.
 
         Args:
-            state: of the step before.
-            seen: [B, X].
-            action: that led here, [B, A].
-            noise: standard normal, [B, E].
+            state: State after the step before.
+            seen: Image feature and reward of the step, [B, X].
+            action: Action that led to this step, [B, A].
+            noise: Standard normal, [B, E].
 
         Returns:
             The state, the sample [B, L] and the belief [B, Z].
@@ -67,9 +67,9 @@ class Latent(nn.Module, ABC):
         """Filter a sequence from its beginning; the same as ``step`` after ``step``.
 
         Args:
-            seen: [S, B, X].
-            action: [S, B, A].
-            noise: standard normal, [S, B, E].
+            seen: Image feature and reward of every step, [S, B, X].
+            action: Action that led to each step, [S, B, A].
+            noise: Standard normal, [S, B, E].
             mask: False where there is nothing and the state stays as it is, [S, B]; None if there
                 is something everywhere. The sample means nothing where it is False.
         """
@@ -83,9 +83,9 @@ class Latent(nn.Module, ABC):
         """Compare a filtered sequence with what was expected from each step before.
 
         Args:
-            filtered: what ``filter`` returned.
-            action: [S, B, A].
-            noise: standard normal, [S, B, E].
+            filtered: What ``filter`` returned.
+            action: Action that led to each step, [S, B, A].
+            noise: Standard normal, [S, B, E].
 
         Returns:
             KL divergence of posterior and prior at each step [S, B], and samples of the prior

@@ -22,20 +22,20 @@ from offline_meta_rl.networks.filter.settings import FilterSettings
 from offline_meta_rl.networks.filter.two_level import TwoLevelLatent
 
 LatentMaker = Callable[[int, int], Latent]
-"""Returns a latent state model of the sizes of what is seen and of the action."""
+"""Returns a latent state model, given the sizes of what it sees at a step and of the action."""
 
 
 class VariationalFilter(nn.Module):
     """Infers a latent state from images, actions and rewards, and learns by explaining them.
 
     Args:
-        image_shape: C, h, w.
+        image_shape: C, h, w of the images.
         action_size: A.
         settings: What it is made of and trained for.
         latent: Makes a latent state model of your own, in place of the settings' one.
 
     Raises:
-        ValueError: images that do not fit the networks.
+        ValueError: Images that do not fit the networks.
     """
 
     def __init__(
@@ -65,16 +65,16 @@ class VariationalFilter(nn.Module):
 
     @property
     def belief_size(self) -> int:
-        """Z."""
+        """Z, numbers in a belief."""
         return self.latent.belief_size
 
     @property
     def noise_size(self) -> int:
-        """E."""
+        """E, standard normal numbers that one step uses."""
         return self.latent.noise_size
 
     def initial(self, batch_size: int) -> State:
-        """Return the state before the first observation."""
+        """Return the state before the first observation of B meta-trajectories, [B, ...] each."""
         return self.latent.initial(batch_size)
 
     def step(
@@ -83,11 +83,11 @@ class VariationalFilter(nn.Module):
         """Filter one step; the state is carried on between the episodes of a meta-trajectory.
 
         Args:
-            state: after the step before.
+            state: State after the step before.
             observation: [B, C, h, w] uint8.
-            action: that led to it, [B, A]; 0 at the first observation of an episode.
-            reward: that arrived with it, [B]; 0 at the first observation of an episode.
-            noise: standard normal, [B, E].
+            action: Action that led to it, [B, A]; 0 at an episode's first observation.
+            reward: Reward that arrived with it, [B]; 0 at an episode's first observation.
+            noise: Standard normal, [B, E].
 
         Returns:
             The state, and the belief [B, Z]: mean and variance of the latent state.
@@ -101,7 +101,7 @@ class VariationalFilter(nn.Module):
 
         Args:
             batch: observation [B, S, C, h, w] uint8, action [B, S, A], reward [B, S], mask [B, S].
-            noise: standard normal, [B, S, E].
+            noise: Standard normal, [B, S, E].
         """
         check_filter_batch(batch, self.image_shape, self.action_size)
         images = to_unit(batch["observation"], noise)
@@ -120,8 +120,8 @@ class VariationalFilter(nn.Module):
         of the batch where there is one, so that the parts of several processes add up.
 
         Args:
-            batch: as of ``beliefs``.
-            noise: standard normal, [B, S, E].
+            batch: observation, action, reward and mask, as for ``beliefs``; ``weight`` [B] if any.
+            noise: Standard normal, [B, S, E].
 
         Returns:
             ``loss``; ``elbo`` in nats; the negative log-likelihoods ``image``, ``reward`` and
@@ -134,7 +134,9 @@ class VariationalFilter(nn.Module):
         images = to_unit(batch["observation"], noise)
         filtered = self._filter(images, batch, noise)
         action, noises = batch["action"].transpose(0, 1), noise.transpose(0, 1)
+        # The third term of section 3.6: posterior against what was expected before o_t and r_t.
         divergence, expected = self.latent.prior(filtered, action, noises)
+        # Padding weighs nothing in any term.
         valid = batch["mask"].to(noise.dtype).t()
         count = batch.get("weight", None)
         weight = valid / len(noise) if count is None else valid * count
@@ -144,6 +146,8 @@ class VariationalFilter(nn.Module):
             "reward": self._reward_loss(reward, filtered.sample, weight),
             "kl": (divergence * weight).sum(),
         }
+        # Section 3.6: log O(o | s) + beta log R(r | s) - KL, summed over all K episodes of a
+        # meta-trajectory.
         bound = -terms["image"] - self.settings.reward_weight * terms["reward"] - terms["kl"]
         prior_weight = self.settings.prior_reward_weight
         # With weight 0 the term is only logged: nothing needs its gradient.
@@ -156,6 +160,7 @@ class VariationalFilter(nn.Module):
         """Return features of images [N, C, h, w] beside copies of the rewards [N]."""
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.settings.autocast):
             feature = self.encoder(images)
+        # The reward is an input too, not only a target: it is what tells the task.
         copies = reward[:, None].expand(-1, self.settings.reward_copies)
         return torch.cat([feature.to(reward.dtype), copies], dim=-1)
 
@@ -167,6 +172,7 @@ class VariationalFilter(nn.Module):
             seen.unflatten(0, noise.shape[:2]).transpose(0, 1),
             batch["action"].transpose(0, 1),
             noise.transpose(0, 1),
+            # Without padding the recurrence is spared a selection at every step.
             None if bool(mask.all()) else mask.t(),
         )
 
@@ -180,6 +186,7 @@ class VariationalFilter(nn.Module):
     def _image_loss(self, images: Tensor, sample: Tensor, weight: Tensor) -> Tensor:
         """Return minus the log-likelihood of images [B, S, ...], weighted by [S, B]."""
         scale, constant = log_density_scale(self.settings.image_std)
+        # The largest tensors of all; see ``squared_errors``.
         error = squared_errors(self._decode(sample).flatten(0, 1), images.flatten(0, 1))
         numbers = math.prod(self.image_shape)
         return ((scale * error + constant * numbers) * weight.t().flatten()).sum()
@@ -192,7 +199,7 @@ class VariationalFilter(nn.Module):
 
 
 def chosen_latent(settings: FilterSettings) -> LatentMaker:
-    """Return what makes the latent state that the settings name."""
+    """Return the constructor of the latent state model that the settings name."""
     if settings.latent == "recurrent":
         return lambda seen, action: RecurrentLatent(seen, action, settings.recurrent)
     return lambda seen, action: TwoLevelLatent(seen, action, settings.two_level)

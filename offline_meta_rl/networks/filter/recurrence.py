@@ -23,9 +23,9 @@ class LoopLayer:
     Args:
         weight: W, [out, in].
         bias: [out], or what is added at each step, [S, B, out].
-        steps: S.
-        rows: B.
-        activate: apply the leaky rectifier.
+        steps: S, how many steps the loop has.
+        rows: B, rows at each step.
+        activate: Apply the leaky rectifier.
     """
 
     def __init__(
@@ -34,6 +34,8 @@ class LoopLayer:
         self.weight, self.activate = weight, activate
         self._transposed = weight.t()
         self._bias = bias.unbind(0) if bias.ndim == 3 else (bias,) * steps
+        # All steps in one tensor: slopes and weight gradients are then one operation each at the
+        # end.
         self.outputs = weight.new_empty(steps, rows, len(weight))
         self._outputs = self.outputs.unbind(0)
 
@@ -62,9 +64,10 @@ class LoopLayer:
         """Return the gradient of one step's inputs, [B, in].
 
         Args:
-            step: which.
-            gradient: of the outputs, [B, out]; None if that of the linear part is in ``deltas``.
-            out: where to write the result.
+            step: Index of the step, 0 to S - 1.
+            gradient: Gradient of the outputs, [B, out]; None if that of the linear part is already
+                in ``deltas``.
+            out: Where to write the result.
         """
         delta = self.deltas[step]
         if gradient is not None:
@@ -84,10 +87,12 @@ def backward_chain(layers: Sequence[LoopLayer], step: int, out: Tensor) -> None:
     """Go back through layers, the last of them linear, with its gradient in ``deltas``.
 
     Args:
-        layers: at least two.
-        step: which.
-        out: where to write the gradient of the first one's inputs, [B, in].
+        layers: Two layers or more, from first to last.
+        step: Index of the step, 0 to S - 1.
+        out: Where to write the gradient of the first one's inputs, [B, in].
     """
+    # The caller wrote the last layer's own gradient into ``deltas``; only hidden layers need
+    # slopes.
     gradient = layers[-1].backward(step)
     for layer in reversed(layers[1:-1]):
         gradient = layer.backward(step, gradient)
@@ -98,9 +103,9 @@ class LoopDraw:
     """Samples of Gaussians inside the loop, as ``gaussian.draw``.
 
     Args:
-        layer: computes the parameters, [S, B, 2 Z].
+        layer: Computes the parameters, [S, B, 2 Z].
         noise: [S, B, Z].
-        samples: where each step's sample goes, S times [B, Z].
+        samples: Where each step's sample goes, S times [B, Z].
     """
 
     def __init__(self, layer: LoopLayer, noise: Tensor, samples: Sequence[Tensor]) -> None:
@@ -110,6 +115,7 @@ class LoopDraw:
 
     def draw(self, step: int) -> Tensor:
         """Return the sample of one step, [B, Z]."""
+        # Contiguous as in ``gaussians.mean_and_std``: on a slice softplus takes 8 times as long.
         std = F.softplus(self._raws[step].contiguous()).add_(MIN_STD)
         out = self._samples[step]
         return torch.addcmul(self._means[step], std, self._noise[step], out=out)

@@ -61,7 +61,7 @@ class RecurrentLatent(Latent):
     Args:
         seen_size: X.
         action_size: A.
-        sizes: Of the state and of its networks.
+        sizes: Sizes of the state and of its networks.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class RecurrentLatent(Latent):
     def step(
         self, state: State, seen: Tensor, action: Tensor, noise: Tensor
     ) -> tuple[State, Tensor, Tensor]:
-        """Filter one step; see ``Latent.step``."""
+        """Filter one step of B rows: state, sample [B, L], belief [B, Z]; see ``Latent.step``."""
         sample, memory = state
         embedded = F.leaky_relu(self.embedding(torch.cat([sample, action], dim=-1)), SLOPE)
         memory = self.gru(embedded, memory)
@@ -106,11 +106,13 @@ class RecurrentLatent(Latent):
     def filter(
         self, seen: Tensor, action: Tensor, noise: Tensor, mask: Tensor | None = None
     ) -> Filtered:
-        """Filter a sequence; see ``Latent.filter``."""
+        """Filter a sequence [S, B, ...] from its beginning; see ``Latent.filter``."""
         start_sample, start_memory = self.initial(noise.shape[1])
         embedding, hidden, last = self.embedding, self.posterior_hidden, self.posterior_last
         random, deterministic = self.noise_size, self.deterministic_size
         posterior, sample, memory = _Recurrence.apply(
+            # Of the first layers' products only those with z_{t-1} and h_t have to wait for the
+            # step before.
             F.linear(action, embedding.weight[:, random:], embedding.bias),
             F.linear(seen, hidden.weight[:, deterministic:], hidden.bias),
             start_sample,
@@ -133,13 +135,14 @@ class RecurrentLatent(Latent):
         return Filtered(torch.cat([sample, memory], dim=-1), (posterior, memory), previous)
 
     def belief(self, filtered: Filtered) -> Tensor:
-        """Return mean, variance and h; see ``Latent.belief``."""
+        """Return mean, variance and h, [S, B, Z]; see ``Latent.belief``."""
         posterior, memory = filtered.parameters
         return torch.cat([mean_and_variance(posterior), memory], dim=-1)
 
     def prior(self, filtered: Filtered, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Compare with what was expected; see ``Latent.prior``."""
+        """Return the divergence [S, B] and samples of the prior [S, B, L]; see ``Latent.prior``."""
         posterior, memory = filtered.parameters
+        # z_t is expected from h_t, which has z_{t-1} and a_t in it but nothing of x_t.
         expected = self.prior_last(F.leaky_relu(self.prior_hidden(memory), SLOPE))
         sample = torch.cat([draw(expected, noise), memory], dim=-1)
         return divergence(posterior, expected), sample
@@ -198,12 +201,16 @@ class _Recurrence(torch.autograd.Function):
             old, following = memories[step], memories[step + 1]
             gates_in.forward(step, embedding.forward(step, samples[step]))
             gates_on.forward(step, old)
+            # The GRU of torch.nn.GRUCell: r and u from both inputs, n with r on the part from
+            # h_{t-1}, then h_t = (1 - u) n + u h_{t-1}.
             torch.add(both_in[step], both_on[step], out=both[step]).sigmoid_()
             torch.addcmul(new_in[step], reset[step], new_on[step], out=new[step]).tanh_()
             torch.lerp(new[step], old, update[step], out=following)
             posterior[1].forward(step, posterior[0].forward(step, following))
             drawn = draw.draw(step)
             if keep is not None:
+                # In padding the state is carried on as it is, to the next episode of the
+                # meta-trajectory.
                 torch.where(keep[step], drawn, samples[step], out=drawn)
                 torch.where(keep[step], following, old, out=following)
         ctx.layers = embedding, gates_in, gates_on, posterior
@@ -237,6 +244,7 @@ class _Recurrence(torch.autograd.Function):
         inner = torch.empty_like(to_memory)
         for step in reversed(range(len(samples))):
             slope, into_step, on_step, kept = (part[step] for part in parts)
+            # Gradient of z_t and h_t: from the losses of this step, and from all steps after it.
             of_z, of_h = to_sample.add_(samples[step]), to_memory.add_(memories[step])
             torch.addcmul(own[step], slope, of_z[:, None], out=delta[step])
             backward_chain(posterior, step, out=inner)
@@ -249,6 +257,8 @@ class _Recurrence(torch.autograd.Function):
             next_z = embedding.backward(step, gates_in.backward(step))
             next_h = gates_on.backward(step).addcmul_(inner, kept)
             if pass_on is not None:
+                # A padded step is the identity, so its gradient goes on to the step before
+                # untouched.
                 next_z.addcmul_(pass_on[step], of_z)
                 next_h.addcmul_(pass_on[step], of_h)
             to_sample, to_memory = next_z, next_h
@@ -288,13 +298,13 @@ def _by_step(values: Tensor, sizes: list[int]) -> list[tuple[Tensor, ...]]:
 
 
 def _gate_slopes(gates: Tensor, on: Tensor, before: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the derivatives of h_t in what goes into its gates.
+    """Return the derivatives of h_t with respect to the inputs of its gates.
 
     With r, u, n the gates and g the part of ``on`` that r scales, h_t = (1 - u) n + u h_{t-1}.
 
     Args:
         gates: r, u, n, [S, B, 3 D].
-        on: what the gates take from h_{t-1}, [S, B, 3 D].
+        on: Gates' inputs from h_{t-1}, [S, B, 3 D].
         before: h_{t-1}, [S, B, D].
 
     Returns:

@@ -13,7 +13,7 @@ from offline_meta_rl.networks.filter.two_level import TwoLevelSizes
 
 @dataclass(frozen=True)
 class FilterSettings:
-    """What a variational filter is made of, and what it is trained for.
+    """Networks and objective of a variational filter.
 
     Attributes:
         latent: The latent state: ``two_level``, which the paper has after MELD, or ``recurrent``,
@@ -35,7 +35,7 @@ class FilterSettings:
         autocast: Run the image networks in bfloat16.
 
     Raises:
-        ValueError: an unknown name, or a number out of its range.
+        ValueError: An unknown name, or a number out of its range.
     """
 
     latent: Literal["two_level", "recurrent"] = "two_level"

@@ -60,7 +60,7 @@ class TwoLevelLatent(Latent):
     Args:
         seen_size: X.
         action_size: A.
-        sizes: Of the state and of its networks.
+        sizes: Sizes of the state and of its networks.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class TwoLevelLatent(Latent):
     def step(
         self, state: State, seen: Tensor, action: Tensor, noise: Tensor
     ) -> tuple[State, Tensor, Tensor]:
-        """Filter one step; see ``Latent.step``."""
+        """Filter one step of B rows: state, sample [B, L], belief [B, Z]; see ``Latent.step``."""
         (before,) = state
         first_noise, second_noise = self._split(noise)
         first = self.first_posterior(torch.cat([before, action, seen], dim=-1))
@@ -97,10 +97,12 @@ class TwoLevelLatent(Latent):
     def filter(
         self, seen: Tensor, action: Tensor, noise: Tensor, mask: Tensor | None = None
     ) -> Filtered:
-        """Filter a sequence; see ``Latent.filter``."""
+        """Filter a sequence [S, B, ...] from its beginning; see ``Latent.filter``."""
         first_noise, second_noise = self._split(noise)
         posterior, second = self.first_posterior, self.second
         memory, joint = self.second_size, self.sample_size
+        # Of the first layers' products only those with z2_{t-1} and z1_t have to wait for the step
+        # before.
         known = torch.cat([action, seen], dim=-1)
         (start,) = self.initial(noise.shape[1])
         first_raw, first_sample, second_raw, second_sample = _Recurrence.apply(
@@ -122,17 +124,19 @@ class TwoLevelLatent(Latent):
         )
 
     def belief(self, filtered: Filtered) -> Tensor:
-        """Return means and variances; see ``Latent.belief``."""
+        """Return means and variances, [S, B, Z]; see ``Latent.belief``."""
         return torch.cat([mean_and_variance(part) for part in filtered.parameters], dim=-1)
 
     def prior(self, filtered: Filtered, action: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Compare with what was expected; see ``Latent.prior``."""
+        """Return the divergence [S, B] and samples of the prior [S, B, L]; see ``Latent.prior``."""
         (before,) = filtered.previous
         first_noise, second_noise = self._split(noise)
         expected = self.first_prior(torch.cat([before, action], dim=-1))
         first_sample = draw(expected, first_noise)
         second = self.second(torch.cat([first_sample, before, action], dim=-1))
+        # The law of z2 is the same in prior and posterior; only its z1 differs.
         sample = torch.cat([first_sample, draw(second, second_noise)], dim=-1)
+        # z2 has no divergence of its own; see the module docstring.
         return divergence(filtered.parameters[0], expected), sample
 
     def _split(self, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -141,7 +145,7 @@ class TwoLevelLatent(Latent):
 
 
 def _project(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return what a first layer makes of the inputs known beforehand, [S, B, in] -> [S, B, out]."""
+    """Apply a first layer to the inputs that are known beforehand, [S, B, in] -> [S, B, out]."""
     return torch.nn.functional.linear(inputs, weight, bias)
 
 
@@ -155,10 +159,10 @@ class _Context(FunctionCtx):
     """What going backward needs of going forward.
 
     Attributes:
-        layers: Of the posterior of z1, and of the law of z2.
+        layers: Layers of the posterior of z1, and of the law of z2.
         joint: z1_t beside z2_{t-1}, [S + 1, B, first + second].
         mask: [S, B], or None.
-        noises: Of z1 and of z2.
+        noises: Noise of z1 and of z2, [S, B, ...] each.
     """
 
     layers: tuple[list[LoopLayer], list[LoopLayer]]
@@ -214,6 +218,7 @@ class _Recurrence(torch.autograd.Function):
                 value = layer.forward(step, value)
             following = draw_second.draw(step)
             if keep is not None:
+                # In padding z2 is carried on as it is, to the next episode of the meta-trajectory.
                 torch.where(keep[step], following, states[step], out=following)
         ctx.layers, ctx.joint, ctx.mask = (posterior, second), joint, mask
         ctx.noises = first_noise, second_noise
@@ -242,6 +247,7 @@ class _Recurrence(torch.autograd.Function):
         joint = state.new_empty(rows, first_size + state.shape[-1])
         to_sample, to_memory = joint.split([first_size, state.shape[-1]], dim=-1)
         for step in reversed(range(len(states))):
+            # Gradient of z2_t: from the losses of this step, and from all steps after it.
             torch.add(carry, states[step], out=state)
             delta, own, slope = (parts[step] for parts in into_second)
             torch.addcmul(own, slope, state[:, None], out=delta)
@@ -252,6 +258,8 @@ class _Recurrence(torch.autograd.Function):
             backward_chain(posterior, step, out=carry)
             carry.add_(to_memory)
             if pass_on is not None:
+                # A padded step is the identity, so its gradient goes on to the step before
+                # untouched.
                 carry.addcmul_(pass_on[step], state)
         seen = ctx.joint[:-1]
         return (
