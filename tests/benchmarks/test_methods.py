@@ -6,6 +6,7 @@ data are random numbers of the family's sizes: speed does not depend on them. A 
 what the overlays of experiments cost, for their estimated hours.
 """
 
+import inspect
 import os
 import time
 from collections.abc import Sequence
@@ -15,16 +16,16 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 
 from datamodules import TaskBuffers
+from offline_meta_rl.common.configs import with_includes
 from offline_meta_rl.common.settings import arguments_of
 from offline_meta_rl.methods.base import MetaModule
 from tests.benchmarks.record import record
-from tests.helpers import make_dataset
+from tests.helpers import make_dataset, merged
 from tests.methods import tiny
+from tests.test_configs import CONFIGS, FILES, PAIRS
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 OVERLAYS = {
     "macaw_cheetah_vel": [
         ["ablations/no_enriched_loss"],
@@ -43,18 +44,17 @@ ENOUGH_SECONDS, ENOUGH_STEPS = 5.0, 200
 
 
 def read(name: str, overlays: Sequence[str] = ()) -> dict[str, Any]:
-    """Return a config with overlays; later ones win."""
-    config: dict[str, Any] = yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
-    for overlay in overlays:
-        for part, content in yaml.safe_load((CONFIGS / f"{overlay}.yaml").read_text()).items():
-            config[part]["init_args"] |= content["init_args"]
-    return config
+    """Return a config with what it includes, and overlays; later ones win."""
+    return merged(
+        file
+        for each in (*PAIRS.get(name, [name]), *overlays)
+        for file in with_includes(CONFIGS / f"{each}.yaml")
+    )
 
 
 def shipped() -> list[str]:
     """Return the names of the configs that are compared."""
-    found = {path.stem: read(path.stem) for path in sorted(CONFIGS.glob("*_cheetah_vel.yaml"))}
-    return [name for name, c in found.items() if c["data"]["class_path"] == "TaskBuffers"]
+    return [name for name in (*FILES, *PAIRS) if name.endswith("_cheetah_vel")]
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +76,12 @@ def module_of(config: dict[str, Any], *, compiled: bool) -> MetaModule:
     """Build a config's method, able to take outer steps without a trainer."""
     name = config["model"]["class_path"]
     (found,) = (each for each in tiny.method_classes() if each.__name__ == name)
-    arguments = {**config["model"]["init_args"]}
+    sizes = {"observation_size": 20, "action_size": 6, "num_tasks": 40}  # as of ``data_path``
+    taken = inspect.signature(found).parameters
+    arguments = {key: value for key, value in sizes.items() if key in taken}
+    arguments |= config["model"]["init_args"]
     arguments["compile"] = compiled and arguments.get("compile", False)
-    module: Any = found(**arguments)
+    module: Any = found(**arguments_of(found, arguments))
     optimizers = module.configure_optimizers()
     optimizer = optimizers[0][0] if isinstance(optimizers, tuple | list) else optimizers
     module._trainer = SimpleNamespace(
