@@ -57,11 +57,9 @@ class MetaModule(lightning.LightningModule):
     Attributes:
         adaptation_steps: steps that ``adapt`` and ``predict`` take.
         renamed: settings of earlier versions, old name -> new one (``inner.num_steps``).
-        training_stage: what is trained, where a run is one stage of several; for the progress bar.
     """
 
     adaptation_steps: int = 1
-    training_stage: ClassVar[str | None] = None
     renamed: ClassVar[Mapping[str, str]] = {}
 
     if TYPE_CHECKING:
