@@ -190,7 +190,7 @@ def test_control_differs_in_one_thing(name: str, tmp_path: Path) -> None:
     wanted = {
         "explorer_no_expl": {"data.exploration": False},
         "explorer_no_cql": {
-            "model.loss.conservatism.weight": 0.0,
+            "model.losses.conservatism.weight": 0.0,
             "model.filter_from": filter_from,
         },
     }

@@ -58,11 +58,9 @@ class MetaModule(lightning.LightningModule):
     Attributes:
         adaptation_steps: Steps that ``adapt`` and ``predict`` take.
         renamed: Settings of earlier versions, old name -> new one (``inner.num_steps``).
-        training_stage: What is trained, where a run is one stage of several; for the progress bar.
     """
 
     adaptation_steps: int = 1
-    training_stage: ClassVar[str | None] = None
     renamed: ClassVar[Mapping[str, str]] = {}
 
     if TYPE_CHECKING:
@@ -185,8 +183,7 @@ class MetaModule(lightning.LightningModule):
             "test": trainer.test_loop,
             "predict": trainer.predict_loop,
         }  # validation inside fit never runs in inference mode, whatever the trainer's setting
-        loop = loops.get(stage)
-        if loop is not None and loop.inference_mode:
+        if (loop := loops.get(stage)) is not None and loop.inference_mode:
             raise ValueError(
                 "Adaptation needs gradients while validating and testing: expected the trainer's "
                 "inference_mode to be false, found true. Pass --trainer.inference_mode=false."
@@ -282,8 +279,7 @@ class MetaModule(lightning.LightningModule):
     def planned_steps(self) -> int | None:
         """Return the trainer's ``max_steps``; None without a trainer or a limit."""
         trainer = self.attached_trainer
-        steps = -1 if trainer is None else trainer.max_steps
-        return steps if steps > 0 else None
+        return trainer.max_steps if trainer and trainer.max_steps > 0 else None
 
     def with_linear_decay(
         self, optimizer: torch.optim.Optimizer, final: float

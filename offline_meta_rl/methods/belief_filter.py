@@ -58,7 +58,7 @@ class BeliefFilter(MetaModule):
         clip_gradient_norm: Largest norm of the whole gradient; None for no clipping.
     """
 
-    training_stage: ClassVar[str | None] = "filter"
+    training_stage: ClassVar[str] = "filter"
 
     def __init__(
         self,

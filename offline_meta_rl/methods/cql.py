@@ -31,14 +31,14 @@ AGENT_NAMES = {
     "actor_learning_rate": "learning.actor_learning_rate",
     "critic_learning_rate": "learning.critic_learning_rate",
     "target_update": "learning.target_update",
-    "discount": "loss.discount",
-    "conservative_weight": "loss.conservatism.weight",
-    "conservative_form": "loss.conservatism.form",
-    "conservative_temperature": "loss.conservatism.temperature",
-    "num_actions": "loss.conservatism.num_actions",
-    "importance_weights": "loss.conservatism.importance_weights",
-    "entropy_weight": "loss.entropy_weight",
-    "min_log_std": "loss.min_log_std",
+    "discount": "losses.discount",
+    "conservative_weight": "losses.conservatism.weight",
+    "conservative_form": "losses.conservatism.form",
+    "conservative_temperature": "losses.conservatism.temperature",
+    "num_actions": "losses.conservatism.num_actions",
+    "importance_weights": "losses.conservatism.importance_weights",
+    "entropy_weight": "losses.entropy_weight",
+    "min_log_std": "losses.min_log_std",
 }
 """Settings of an agent in earlier versions, old name -> new one."""
 
@@ -57,7 +57,7 @@ class CQL(CQLModule):
         tell_task: Append the task's index to the observation, as a one-hot code; else one policy
             has to do for all tasks.
         network: Hidden layers of actor and critics.
-        loss: Discount, conservative term, entropy of the actor.
+        losses: Discount, conservative term, entropy of the actor.
         learning: Learning rates, and how fast the target critics follow.
         compile: Compile the losses; falls back to eager with a warning.
         clip_gradient_norm: Largest norm of the whole gradient; None for no clipping.
@@ -73,7 +73,7 @@ class CQL(CQLModule):
         num_tasks: int | None = None,
         tell_task: bool = False,
         network: HiddenLayers = NETWORK,
-        loss: CQLSettings = CQLSettings(),
+        losses: CQLSettings = CQLSettings(),
         learning: AgentLearning = AgentLearning(),
         compile: bool = False,
         clip_gradient_norm: float | None = None,
@@ -87,16 +87,16 @@ class CQL(CQLModule):
                 "dataset's number of tasks."
             )
         self.code_size = (num_tasks or 0) if tell_task else 0
-        agent = CQLAgent(observation_size + self.code_size, action_size, network, loss)
+        agent = CQLAgent(observation_size + self.code_size, action_size, network, losses)
         self.use(agent, compile=compile)
 
     @classmethod
     def upgrade(cls, given: Mapping[str, Any]) -> Mapping[str, Any]:
         """Take the number of tasks out of ``one_hot_tasks``, which said both before."""
-        tasks = given.get("one_hot_tasks")
-        if not tasks:
+        if "one_hot_tasks" not in given:
             return given
-        return {**given, "one_hot_tasks": True, "num_tasks": tasks}
+        tasks = int(given["one_hot_tasks"])
+        return {**given, "one_hot_tasks": tasks > 0, "num_tasks": tasks or None}
 
     def outer_step(self, batch: TensorDict) -> dict[str, Tensor]:
         """One update of actor and critics on the transitions of all tasks of the batch.

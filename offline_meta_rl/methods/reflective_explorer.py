@@ -75,13 +75,13 @@ class ReflectiveExplorer(CQLModule):
         filter_learning: Learning rates of that run.
         filter_from: A checkpoint of another run, whose filter is used; none is trained then.
         network: Hidden layers of actor and critics.
-        loss: Discount, conservative term, entropy of the actor.
+        losses: Discount, conservative term, entropy of the actor.
         learning: Learning rates of the policy, and how fast the target critics follow.
         compile: Compile the policy's losses; falls back to eager with a warning.
         clip_gradient_norm: Largest norm of the whole gradient; None for no clipping.
     """
 
-    training_stage: ClassVar[str | None] = "policy"
+    training_stage: ClassVar[str] = "policy"
     renamed: ClassVar[Mapping[str, str]] = {
         **AGENT_NAMES,
         "final_policy_learning_rate": "learning.final_learning_rate",
@@ -111,7 +111,7 @@ class ReflectiveExplorer(CQLModule):
         filter_learning: FilterLearning = FilterLearning(),
         filter_from: str | None = None,
         network: HiddenLayers = NETWORK,
-        loss: CQLSettings = CQLSettings(),
+        losses: CQLSettings = CQLSettings(),
         learning: AgentLearning = AgentLearning(),
         compile: bool = False,
         clip_gradient_norm: float | None = None,
@@ -123,7 +123,7 @@ class ReflectiveExplorer(CQLModule):
         # Section 3.7 trains the policy on beliefs that are given; the filter's training is over.
         self.filter.requires_grad_(False)
         size = self.filter.belief_size
-        self.use(CQLAgent(size, action_size, network, loss), compile=compile)
+        self.use(CQLAgent(size, action_size, network, losses), compile=compile)
         self.register_buffer("mean", torch.zeros(size))
         self.register_buffer("spread", torch.ones(size))
         self.register_load_state_dict_pre_hook(_rename_parameters)

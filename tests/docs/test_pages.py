@@ -129,6 +129,11 @@ def _find(dotted: str) -> bool:
     return False
 
 
+@pytest.mark.parametrize("page", pages.PAGES, ids=pages.name)
+def test_no_placeholder_is_left(page: Path) -> None:
+    assert re.findall(r"\b[A-Z]+_(?:TABLE|PLACEHOLDER|HERE)\b|\bTODO\b", page.read_text()) == []
+
+
 def test_every_page_is_in_the_menu() -> None:
     menu = re.findall(r"(\S+\.md)$", (pages.ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     there = [str(page.relative_to(pages.DOCS)) for page in pages.DOCS.rglob("*.md")]

@@ -33,7 +33,7 @@ def settings(path: Path, **model: Any) -> dict[str, Any]:
         "action_size": 2,
         "tell_task": True,
         "network": {"width": 32},
-        "loss": {
+        "losses": {
             "discount": 0.9,
             "conservatism": {"weight": 0.3, "form": "logsumexp", "num_actions": 2},
             "min_log_std": -2.0,
@@ -132,7 +132,9 @@ def test_another_number_of_tasks_is_refused(goals: Path, tmp_path: Path) -> None
 
 
 def test_held_out_losses_leave_the_random_state_alone() -> None:
-    module, batch = module_and_batch(loss=CQLSettings(conservatism=Conservatism(form="logsumexp")))
+    module, batch = module_and_batch(
+        losses=CQLSettings(conservatism=Conservatism(form="logsumexp"))
+    )
     state = torch.get_rng_state()
     first, second = (module.held_out_losses(batch, batch) for _ in range(2))
     pytree.tree_map(torch.testing.assert_close, first, second)

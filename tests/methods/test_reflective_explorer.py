@@ -82,7 +82,7 @@ def test_a_trained_filter_is_not_trained_again(run: Path, data_path: Path, tmp_p
     (beliefs,) = (tmp_path / "filter" / "beliefs").glob("*.pt")
     computed = beliefs.stat().st_mtime_ns
     moved = settings(data_path)
-    moved["model"]["init_args"]["loss"]["conservatism"]["weight"] = 0.0  # of the policy alone
+    moved["model"]["init_args"]["losses"]["conservatism"]["weight"] = 0.0  # of the policy alone
     tiny.fit(moved, tmp_path)
     assert (tmp_path / FILTER_CHECKPOINT).stat().st_mtime_ns == before
     assert beliefs.stat().st_mtime_ns == computed
@@ -199,7 +199,7 @@ def test_another_run_s_filter_and_beliefs_are_used(
 ) -> None:
     other = settings(data_path)
     other["model"]["init_args"]["filter_from"] = str(run / source)
-    other["model"]["init_args"]["loss"]["conservatism"]["weight"] = 0.0
+    other["model"]["init_args"]["losses"]["conservatism"]["weight"] = 0.0
     found = tiny.fit(other, tmp_path)
     theirs = tiny.last(run)["state_dict"]
     assert found["global_step"] == 10

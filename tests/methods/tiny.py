@@ -29,7 +29,7 @@ FILTER = {
 LOSS = {"conservatism": {"form": "logsumexp", "num_actions": 2}}
 MODEL: dict[str, dict[str, Any]] = {
     "BeliefFilter": {"filter": FILTER},
-    "CQL": {"network": {"width": 8}, "loss": LOSS},
+    "CQL": {"network": {"width": 8}, "losses": LOSS},
     "Macaw": {"network": {"width": 8, "head_width": 4, "latent_size": 3}},
     "Pearl": {
         "network": {"width": 8, "depth": 2},
@@ -41,7 +41,7 @@ MODEL: dict[str, dict[str, Any]] = {
         "filter": FILTER,
         "filter_steps": 5,
         "network": {"width": 8},
-        "loss": LOSS,
+        "losses": LOSS,
     },
     "SAC": {"network": {"width": 8}},
     "SAC_per_task": {
