@@ -316,7 +316,7 @@ def test_damage_of_a_memory_mapped_file(
     content = bytearray(file.read_bytes())
     content[0] ^= 1
     file.write_bytes(content)
-    monkeypatch.setattr("offline_meta_rl.data.dataset.VERIFY_AT_OPEN_BYTES", 0)
+    monkeypatch.setattr("offline_meta_rl.data.stored.VERIFY_AT_OPEN_BYTES", 0)
     data = buffers(copy, device="disk")
     with pytest.raises(ValueError, match=r"action\.bin: chunk 0: expected checksum"):
         data.batch(0)

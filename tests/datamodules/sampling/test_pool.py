@@ -143,7 +143,7 @@ def test_damage_is_found_when_a_chunk_is_read(
     content = bytearray(file.read_bytes())
     content[0] ^= 1
     file.write_bytes(content)
-    monkeypatch.setattr("offline_meta_rl.data.dataset.VERIFY_AT_OPEN_BYTES", 0)
+    monkeypatch.setattr("offline_meta_rl.data.stored.VERIFY_AT_OPEN_BYTES", 0)
     data = buffers(tmp_path / "copy")
     with pytest.raises(ValueError, match=r"observation\.bin: chunk 0: expected checksum"):
         data.batch(0)
