@@ -234,7 +234,7 @@ def test_overlay_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     stored = yaml.safe_load((root / "config.yaml").read_text())
     for part in wanted.get("trainer", {}).get("callbacks", []):
         results = json.loads((root / part["init_args"]["results_file"]).read_text())
-        assert results["protocol"]["context_source"] == part["init_args"]["context_source"]
+        assert holds(results["protocol"], part["init_args"]["protocol"])
     for part in ("model", "data"):
         for key, value in wanted.get(part, {}).get("init_args", {}).items():
             assert holds(stored[part]["init_args"][key], value)

@@ -18,10 +18,10 @@ ROOT = Path(__file__).resolve().parents[2]
 # Converts in a child of its own for each line of input, and kills that child when told to.
 PROGRAM = """
 import os, signal, sys, time
-from offline_meta_rl.data_tools.command import main
+from offline_meta_rl.data_tools.command import data_command
 source, warm = sys.argv[1:]
 for form in ("native", "minari"):
-    main(["convert", source, f"{warm}_{form}", "--to", form])
+    data_command(["convert", source, f"{warm}_{form}", "--to", form])
 fsync = os.fsync
 def slow(descriptor):
     fsync(descriptor)
@@ -33,7 +33,7 @@ for line in sys.stdin:
     child = os.fork()
     if child == 0:
         sys.stdout = sys.stderr
-        main(["convert", source, target, "--to", form])
+        data_command(["convert", source, target, "--to", form])
         os._exit(0)
     if float(seconds) >= 0:
         time.sleep(float(seconds))

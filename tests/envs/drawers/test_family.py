@@ -288,7 +288,7 @@ def test_no_policy_opens_two_drawers_within_the_horizon(
     family: DrawersLite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The bound is reached by the fastest policy, not by noisy ones; the horizon is below it."""
-    monkeypatch.setattr(two_drawers, "draw", lambda hand, *_: hand)
+    monkeypatch.setattr(two_drawers, "draw_scene", lambda hand, *_: hand)
     orders = list(permutations(range(family.num_tasks), 2))
     fastest = {order: int(steps_for_two(family, order)[0]) for order in orders}
     assert min(fastest.values()) == family.fewest_steps_for_two() > family.horizon
