@@ -9,7 +9,7 @@ steps of the longest episode, S = K (H + 1) positions, A action size, Z belief s
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -29,9 +29,6 @@ from offline_meta_rl.common.settings import check_at_least
 from offline_meta_rl.data.dataset import TaskDataset
 from offline_meta_rl.networks.filter.beliefs import device_of
 from offline_meta_rl.networks.filter.model import VariationalFilter
-
-if TYPE_CHECKING:
-    pass
 
 # Streams of random numbers that never meet those of ``stitched``.
 POLICY, NOISE = 4, 5

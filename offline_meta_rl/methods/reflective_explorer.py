@@ -19,9 +19,11 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from offline_meta_rl.common.checkpoints import Checkpoint
 from offline_meta_rl.evaluation.measure import datamodule_of
 from offline_meta_rl.losses.cql import CQLSettings
 from offline_meta_rl.methods.belief_filter import HELD_OUT, FilterLearning
+from offline_meta_rl.methods.checks import check_same_data
 from offline_meta_rl.methods.cql import AGENT_NAMES
 from offline_meta_rl.methods.cql_agent import (
     FIELDS,
@@ -204,15 +206,19 @@ class ReflectiveExplorer(CQLModule):
 
         Raises:
             FileNotFoundError: No checkpoint of a filter.
-            ValueError: One that does not fit, or that is still being trained.
+            ValueError: One that does not fit, that is still being trained, or that was trained on
+                other data.
         """
         super().on_train_start()
         source = self.filter_checkpoint()
+        data = datamodule_of(self.trainer)
+        assert isinstance(data, ServesBeliefs)  # checked in setup
         # A resumed run has its filter in its own checkpoint, even if the filter's run is gone.
         if not self._restored:
             load_filter(self.filter, source)
-        data = datamodule_of(self.trainer)
-        assert isinstance(data, ServesBeliefs)  # checked in setup
+            if self.filter_from is None:
+                # The data may have been collected anew since; another run's may be others.
+                check_same_data(Checkpoint.read(source, mapped=True).dataset, data)
         mean, spread = data.serve_beliefs(self.filter, source.parent.parent / "beliefs")
         # Kept as buffers: at test time beliefs are standardised with the training's numbers.
         self.mean.copy_(mean)

@@ -15,6 +15,7 @@ from datamodules.meta_trajectories import MetaTrajectories
 from offline_meta_rl import cli
 from offline_meta_rl.common.settings import arguments_of
 from offline_meta_rl.methods.reflective_explorer import FILTER_CHECKPOINT, ReflectiveExplorer
+from tests.image_data import make_image_dataset
 from tests.methods import tiny
 
 pytestmark = [  # about resuming in another folder, which is the test
@@ -116,6 +117,16 @@ def test_a_filter_with_other_settings_is_trained_anew(
     assert other in caplog.text
     found, theirs = (tiny.last(folder / "filter")["state_dict"] for folder in (tmp_path, run))
     assert tiny.difference(found, theirs) is not None
+
+
+def test_a_filter_of_other_data_is_refused(run: Path, tmp_path: Path) -> None:
+    data_path = tiny.dataset(tmp_path)
+    wanted = settings(data_path)
+    tiny.fit(wanted, tmp_path / "run")
+    shutil.rmtree(tmp_path / "images")
+    make_image_dataset(tmp_path / "images", length=(6, 4, 5, 6), seed=9)
+    with pytest.raises(ValueError, match=r"trained on data with checksum .*Pass the data it was"):
+        tiny.fit(wanted, tmp_path / "run")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
