@@ -55,18 +55,18 @@ def collect(
     """Collect the dataset of a family, unless it is there already; resume it if interrupted.
 
     Args:
-        family: the task family; one that ships a behaviour policy.
-        path: folder of the dataset.
-        collection: seeds, and how much of what is collected.
-        num_threads: of the simulator; None for one per core.
+        family: The task family; one that ships a behaviour policy.
+        path: Folder of the dataset.
+        collection: Seeds, and how much of what is collected.
+        num_threads: Threads of the simulator; None for one per core.
 
     Returns:
         The path of the finished dataset.
 
     Raises:
-        ValueError: no behaviour policy ships with the family, or an interrupted collection with
+        ValueError: No behaviour policy ships with the family, or an interrupted collection with
             other settings is in the way.
-        OSError: the disk is full; finished tasks are kept.
+        OSError: The disk is full; finished tasks are kept.
     """
     with dataset_lock(path):
         if Path(path).exists():
@@ -79,9 +79,9 @@ class BehaviourSource(TaskSource):
     """The tasks of a family, to be collected with its behaviour policy.
 
     Args:
-        family: the task family; one that ships a behaviour policy.
-        collection: seeds, and how much of what is collected.
-        num_threads: of the simulator; None for one per core.
+        family: The task family; one that ships a behaviour policy.
+        collection: Seeds, and how much of what is collected.
+        num_threads: Threads of the simulator; None for one per core.
     """
 
     packages = PACKAGES

@@ -38,7 +38,7 @@ def choose_stages(mean: Tensor, noisy: Tensor, random_return: float, count: int)
         Indices of snapshots, increasing.
 
     Raises:
-        ValueError: there are not enough snapshots up to the best one.
+        ValueError: There are not enough snapshots up to the best one.
     """
     best = int(mean.argmax())
     if best + 1 < count:
@@ -111,8 +111,8 @@ def pack_policies(
         out: File to write; None for the package's own.
 
     Raises:
-        FileNotFoundError: no snapshot in the folder.
-        ValueError: the family has no learned behaviour, too few snapshots, or none of a step.
+        FileNotFoundError: No snapshot in the folder.
+        ValueError: The family has no learned behaviour, too few snapshots, or none of a step.
     """
     family = FAMILIES.get(name)
     if not isinstance(family, LocomotionFamily):
@@ -157,7 +157,7 @@ def _at_steps(paths: Sequence[Path], steps: Sequence[int]) -> list[Path]:
     """Return the snapshots of some training steps.
 
     Raises:
-        ValueError: there is none of a step.
+        ValueError: There is none of a step.
     """
     of_step = {int(path.stem): path for path in paths}
     missing = [step for step in steps if step not in of_step]

@@ -31,7 +31,7 @@ class Shaping:
         height_weight: Weight of ``height``, which ants have: minus the metres above 0.8 m.
 
     Raises:
-        ValueError: a negative number of steps.
+        ValueError: A negative number of steps.
     """
 
     alive_bonus: float | None = None

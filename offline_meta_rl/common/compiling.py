@@ -14,8 +14,8 @@ class CompiledOrEager(Generic[P, R]):
     """Calls a compiled function; the first failure to compile switches to eager with a warning.
 
     Args:
-        function: a pure function of tensors.
-        mode: of ``torch.compile``.
+        function: A pure function of tensors.
+        mode: Mode of ``torch.compile``.
     """
 
     def __init__(self, function: Callable[P, R], mode: str) -> None:

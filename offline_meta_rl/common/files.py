@@ -30,7 +30,7 @@ def path_lock(path: str | Path) -> Iterator[None]:
     file ``<path>.lock`` stays.
 
     Raises:
-        OSError: the file system has no locks.
+        OSError: The file system has no locks.
     """
     target = Path(path).absolute()
     # One object for a path lets its owner in again. No fallback to a lock that is a file's
@@ -63,7 +63,7 @@ def reserve(stream: IO[bytes], size: int) -> None:
     """Claim ``size`` bytes on the disk for a file, where the system can.
 
     Raises:
-        OSError: there is not enough room.
+        OSError: There is not enough room.
     """
     if sys.platform == "linux":  # macOS has no such call
         os.posix_fallocate(stream.fileno(), 0, size)
@@ -101,8 +101,8 @@ def write_json(path: str | Path, content: Mapping[str, object]) -> None:
     """Write a JSON file that is replaced only when complete.
 
     Args:
-        path: of the file; its folder is made where it is missing.
-        content: arrays, tensors, tuples and sets become lists; NaN and infinities become null.
+        path: Path of the file; its folder is made where it is missing.
+        content: Arrays, tensors, tuples and sets become lists; NaN and infinities become null.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +115,7 @@ def read_json(path: Path) -> dict[str, Json]:
     """Return the content of a JSON file that holds an object; nothing if the file is not there.
 
     Raises:
-        ValueError: it holds something else.
+        ValueError: It holds something else.
     """
     if not path.is_file():
         return {}

@@ -62,8 +62,8 @@ class ArrayFile:
         values: The array. Its pages are shared with the file; writing to it changes memory only.
 
     Raises:
-        FileNotFoundError: the file is missing.
-        ValueError: it has another size than the manifest says.
+        FileNotFoundError: The file is missing.
+        ValueError: It has another size than the manifest says.
     """
 
     def __init__(self, folder: Path, entry: ArrayEntry, chunk_bytes: int) -> None:
@@ -112,7 +112,7 @@ class ArrayFile:
         """Check the chunks that hold these rows (None: all chunks), unless checked before.
 
         Raises:
-            ValueError: a chunk is not as it was written, or holds NaN or infinity.
+            ValueError: A chunk is not as it was written, or holds NaN or infinity.
         """
         if not self._pending.any():
             return

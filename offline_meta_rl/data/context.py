@@ -20,10 +20,10 @@ def context_from_episodes(
     """Return a context from whole recorded episodes of one task.
 
     Args:
-        episodes: each with observation [H, O], action [H, A], reward [H] and, for methods that need
+        episodes: Each with observation [H, O], action [H, A], reward [H] and, for methods that need
             it, next_observation [H, O], in order of time, as arrays or tensors; the lengths H may
             differ.
-        discount: that the method was trained with.
+        discount: Discount per step that the method was trained with.
 
     Returns:
         observation [B, O], action [B, A], reward [B], return_to_go [B], and next_observation [B, O]
@@ -31,7 +31,7 @@ def context_from_episodes(
         episode: R_t = r_t + discount R_{t+1}.
 
     Raises:
-        ValueError: no episodes, a key that is missing, or lengths that differ within an episode.
+        ValueError: No episodes, a key that is missing, or lengths that differ within an episode.
     """
     if not episodes:
         raise ValueError("Expected at least one episode to make a context, found none.")
@@ -74,12 +74,12 @@ def check_context(
     """Return the fields of a context of one task, checked against a method's sizes.
 
     Args:
-        context: the fields, [B, ...], and any others, which are left out.
-        fields: that the method needs.
-        sizes: has ``observation_size`` and ``action_size``.
+        context: The fields, [B, ...], and any others, which are left out.
+        fields: Names of the fields that the method needs.
+        sizes: The method's settings, ``observation_size`` and ``action_size`` among them.
 
     Raises:
-        ValueError: names the field, what was expected and what was found.
+        ValueError: Names the field, what was expected and what was found.
     """
     checked: dict[str, Tensor] = {}
     for name in fields:

@@ -30,9 +30,9 @@ class EpisodeColumns(NamedTuple):
     """Whole episodes of one task, in order of time; diverged ones left out.
 
     Attributes:
-        start: first step, [E] int64.
-        length: steps, [E] int64.
-        returns: undiscounted return of the true reward, [E] float64.
+        start: First step, [E] int64.
+        length: Steps, [E] int64.
+        returns: Undiscounted return of the true reward, [E] float64.
     """
 
     start: NDArray[np.int64]
@@ -47,15 +47,15 @@ class LifetimeStorage:
     process.
 
     Args:
-        folder: where the files are.
+        folder: Where the files are.
         num_tasks: T.
         steps: L.
         observation_size: O.
         action_size: A.
-        terms: names of the reward's summands to keep.
+        terms: Names of the reward's summands to keep.
 
     Raises:
-        OSError: the disk has not enough room.
+        OSError: The disk has not enough room.
     """
 
     def __init__(
@@ -102,14 +102,14 @@ class LifetimeStorage:
 
         Args:
             shape: (updates U, batch B).
-            steps: taken so far.
-            generator: source of the draws.
+            steps: Steps taken so far.
+            generator: Source of the draws.
 
         Returns:
             Rows [U, T, B] for ``gather``; those where the simulator diverged are drawn again.
 
         Raises:
-            RuntimeError: hardly any row is usable.
+            RuntimeError: Hardly any row is usable.
         """
         updates, batch = shape
         size = (updates, self.num_tasks, batch)
@@ -172,8 +172,8 @@ def commit_lifetimes(
     name.
 
     Raises:
-        ValueError: a task has no whole episode, or a reference return is not finite.
-        OSError: the disk is full, or the folder cannot be written.
+        ValueError: A task has no whole episode, or a reference return is not finite.
+        OSError: The disk is full, or the folder cannot be written.
     """
     tables = [storage.episodes(task, storage.steps) for task in range(storage.num_tasks)]
     empty = [task for task, table in enumerate(tables) if not len(table.start)]

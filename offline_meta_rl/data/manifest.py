@@ -34,7 +34,7 @@ class ArrayEntry:
 
     Attributes:
         shape: All sizes, rows first.
-        dtype: numpy's name of the element type.
+        dtype: NumPy's name of the element type.
         file: Path relative to the dataset's folder.
         bytes: Size of the file.
         checksums: BLAKE2b (16 bytes, hexadecimal) of each chunk of ``chunk_bytes``.
@@ -84,8 +84,8 @@ class Manifest(Description):
         """Read the manifest of the dataset in a folder.
 
         Raises:
-            FileNotFoundError: there is none.
-            ValueError: see ``from_json``.
+            FileNotFoundError: There is none.
+            ValueError: See ``from_json``.
         """
         file = folder / MANIFEST_FILE
         if not file.is_file():
@@ -100,11 +100,11 @@ class Manifest(Description):
         """Parse and check the text of ``manifest.json``.
 
         Args:
-            text: the file's content.
-            file: named in errors.
+            text: The file's content.
+            file: Named in errors.
 
         Raises:
-            ValueError: names the file and the field that is missing, of another type, of an
+            ValueError: Names the file and the field that is missing, of another type, of an
                 unknown version, or at odds with another field.
         """
         values = _parse(text, file)

@@ -33,11 +33,11 @@ def local_dataset(path: str | Path) -> Path:
     Without a connection, a copy made before is used.
 
     Raises:
-        FileNotFoundError: there is no dataset at the URL.
-        ConnectionError: it cannot be read, and there is no copy.
-        ImportError: the URL's protocol needs another package.
-        ValueError: what arrived is not what the manifest says.
-        OSError: the disk is full; what has arrived is kept.
+        FileNotFoundError: There is no dataset at the URL.
+        ConnectionError: It cannot be read, and there is no copy.
+        ImportError: The URL's protocol needs another package.
+        ValueError: What arrived is not what the manifest says.
+        OSError: The disk is full; what has arrived is kept.
     """
     if not is_url(path):
         return Path(path)

@@ -55,8 +55,8 @@ def read_settings(file: Path | None, folder: Path) -> DescriptionFile:
     """Read a description; without one, ``description.yaml`` or ``.json`` in the data's folder.
 
     Raises:
-        FileNotFoundError: the file is not there.
-        ValueError: names the key that is unknown or of another type.
+        FileNotFoundError: The file is not there.
+        ValueError: Names the key that is unknown or of another type.
     """
     if file is None:
         file = next((folder / n for n in FILE_NAMES if (folder / n).is_file()), None)
@@ -95,15 +95,15 @@ def describe(
     """Complete a description.
 
     Args:
-        settings: keys of a description file and of the command's options.
-        where: the source, named in errors.
-        num_tasks: tasks found in the source, T.
-        observation_space: as found there.
-        action_space: as found there.
-        default_stage: name of the only stage, unless stages are described.
+        settings: What a description file and the command's options say, by key.
+        where: Name of the source, for errors.
+        num_tasks: Tasks found in the source, T.
+        observation_space: The space found there.
+        action_space: The space found there.
+        default_stage: Name of the only stage, unless stages are described.
 
     Raises:
-        ValueError: something is missing, or does not fit the data.
+        ValueError: Something is missing, or does not fit the data.
     """
     environment, family = _environment(settings, where)
     name = settings.get("family") or (family.name if family else None)

@@ -27,7 +27,7 @@ def merged(datasets: Sequence[StoredDataset]) -> EpisodeSource:
     Splits and reference returns are kept where every dataset has them.
 
     Raises:
-        ValueError: the datasets do not fit together, or two are the same.
+        ValueError: The datasets do not fit together, or two are the same.
     """
     first = datasets[0].manifest
     for dataset in datasets[1:]:
@@ -75,12 +75,12 @@ def selected(
     """Return some episodes of a dataset; tasks and stages without any are left out.
 
     Args:
-        dataset: the dataset.
-        keep: which episodes, [E].
-        origin: how they were chosen.
+        dataset: The dataset.
+        keep: Which episodes to keep, [E].
+        origin: How they were chosen, for the provenance.
 
     Raises:
-        ValueError: no episode is left.
+        ValueError: No episode is left.
     """
     manifest = dataset.manifest
     if not keep.any():
@@ -123,7 +123,7 @@ def chosen_episodes(
         Whether each episode is chosen, [E].
 
     Raises:
-        ValueError: an unknown task or stage, or a fraction outside (0, 1).
+        ValueError: An unknown task or stage, or a fraction outside (0, 1).
     """
     manifest = dataset.manifest
     task, stage = (dataset.values(f"episodes/{key}") for key in ("task", "stage"))

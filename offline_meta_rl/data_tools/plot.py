@@ -25,8 +25,8 @@ def plot(dataset: StoredDataset, path: str | Path) -> None:
     """Draw return histograms, behaviour learning curves and the overlap of visited states.
 
     Args:
-        dataset: the dataset.
-        path: of the PNG; replaced when complete.
+        dataset: The dataset.
+        path: Path of the PNG; replaced when complete.
     """
     from matplotlib.figure import Figure
 

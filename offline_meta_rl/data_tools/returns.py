@@ -15,7 +15,7 @@ def backward_returns(
     Args:
         reward: [N], rows in time order.
         end: [N], the last row of every episode; R starts again from 0 there.
-        discount: per step.
+        discount: Discount per step.
     """
     result = np.empty(len(reward))
     carry = 0.0

@@ -12,10 +12,10 @@ class EpisodeStatistics(NamedTuple):
     """What is known of each of E episodes, in the order of task and collection.
 
     Attributes:
-        task: index, [E].
-        stage: index, [E].
-        length: steps, [E].
-        returns: undiscounted, [E].
+        task: Index of its task, [E].
+        stage: Index of its stage, [E].
+        length: Number of steps, [E].
+        returns: Undiscounted return, [E].
     """
 
     task: NDArray[np.int64]

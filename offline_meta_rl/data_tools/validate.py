@@ -35,13 +35,13 @@ def validate(path: Path) -> list[Finding]:
     """Check a dataset: manifest, files, checksums, numbers, episodes, returns to go.
 
     Args:
-        path: the dataset's folder.
+        path: The dataset's folder.
 
     Returns:
         All that is wrong; empty for a good dataset.
 
     Raises:
-        FileNotFoundError: there is no dataset.
+        FileNotFoundError: There is no dataset.
     """
     file = path / MANIFEST_FILE
     if not file.is_file():

@@ -15,14 +15,14 @@ def whole_episodes(
 
     Args:
         chunks: (arrays of the same rows, whether a row is the last of its episode).
-        where: named in errors.
-        horizon: longest episode there may be, which bounds the memory.
+        where: Name of the source, for errors.
+        horizon: Longest episode there may be, which bounds the memory.
 
     Yields:
         (arrays, length of each episode).
 
     Raises:
-        ValueError: an episode is longer than the horizon, or the last one has no end.
+        ValueError: An episode is longer than the horizon, or the last one has no end.
     """
     carried: list[tuple[Columns, NDArray[np.bool_]]] = []
     done = 0

@@ -42,13 +42,13 @@ class MacawFolder(TaskSource):
     """Reads such a folder.
 
     Args:
-        folder: of the files.
-        settings: of the description, see ``describe``; the family is known from the file names.
-        stride: keep every k-th episode.
-        pickles: folder of the task pickles, which hold the task parameters; None for none.
+        folder: Folder of the files.
+        settings: Settings of the description, see ``describe``; the file names tell the family.
+        stride: Keep every k-th episode.
+        pickles: Folder of the task pickles, which hold the task parameters; None for none.
 
     Raises:
-        ValueError: a file is damaged or does not fit, a task is missing or there twice.
+        ValueError: A file is damaged or does not fit, a task is missing or there twice.
     """
 
     def __init__(

@@ -66,11 +66,11 @@ class MinariFolder(TaskSource):
     project wrote knows its task itself.
 
     Args:
-        folder: of the datasets, for instance Minari's own.
-        settings: of the description, see ``describe``; not needed for datasets written here.
+        folder: Folder of the datasets, for instance Minari's own.
+        settings: Settings of the description, see ``describe``; datasets written here need none.
 
     Raises:
-        ValueError: a dataset is damaged or does not fit, a task is missing or there twice.
+        ValueError: A dataset is damaged or does not fit, a task is missing or there twice.
         ImportError: Minari is not installed.
     """
 

@@ -75,7 +75,7 @@ def load_plain(file: Path) -> object:
         Numbers, strings, lists, tuples, dicts and numpy arrays.
 
     Raises:
-        ValueError: it holds anything else, for instance a call of a function, or is damaged.
+        ValueError: It holds anything else, for instance a call of a function, or is damaged.
     """
     if file.stat().st_size > LARGEST_FILE:
         raise ValueError(f"{file}: expected a pickle of at most {LARGEST_FILE} bytes, found more.")
