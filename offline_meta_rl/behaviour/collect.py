@@ -131,6 +131,7 @@ class BehaviourSource(TaskSource):
         returns = reference_returns(
             self.family,
             self.behaviour,
+            # A stream of its own: tasks have the numbers below.
             seed=self._seed(self.family.num_tasks),
             task_seed=self.collection.task_seed,
             num_threads=self.num_threads,
@@ -158,6 +159,7 @@ def _stages(family: TaskFamily, collection: Collection) -> tuple[BehaviourPolicy
     """Return the behaviour policy and the transitions to collect in a task from each stage."""
     behaviour = load_behaviour(family)
     quota = collection.transitions_per_stage
+    # A scripted family says how many episodes it needs; others share 8000 transitions.
     if quota is None and isinstance(family, ScriptedFamily):
         quota = family.episodes_per_task * family.horizon
     quota = quota or ceil(TRANSITIONS_PER_TASK / len(behaviour.stages))

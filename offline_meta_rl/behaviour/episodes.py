@@ -95,6 +95,7 @@ def collect_task(
         if not any(wanted):
             return [episode for found in collected for episode in found]
         stages = np.repeat(np.arange(len(wanted)), wanted)
+        # The episodes of all stages run side by side, as one batch of environments.
         rows = np.tile(parameters, (len(stages), 1))
         engine = family.make_engine(rows, seed=derived_seed(seed, number), num_threads=num_threads)
         act = acting(behaviour, stages, rows, stochastic=True, generator=generator)
@@ -156,6 +157,7 @@ def script_blocks(
 def _episodes_wanted(lacking: int, found: list[Episode], horizon: int) -> int:
     """Return how many episodes will probably fill what a stage lacks, a few too many."""
     if not found:
+        # Nothing is known yet: full episodes need the fewest, so none is too many.
         return min(ceil(lacking / horizon), MAX_ENVIRONMENTS)
     mean_length = np.mean([episode.length for episode in found])
     return min(max(0, ceil(1.1 * lacking / mean_length)), MAX_ENVIRONMENTS)

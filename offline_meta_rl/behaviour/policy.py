@@ -131,6 +131,7 @@ class LearnedBehaviour:
         self.family, self.digest = family, digest
         self.stages: list[str] = [stage["name"] for stage in package["stages"]]
         self.training_steps: list[int] = [stage["step"] for stage in package["stages"]]
+        # The number of features does not depend on the seed; any task tells it.
         feature_size = family.task_features(family.task_parameters(0)[:1]).shape[1]
         sizes = (family.observation_size, feature_size, family.action_size)
         if package["format"] == 1:
@@ -219,6 +220,7 @@ def load_behaviour(family: TaskFamily) -> BehaviourPolicy:
             f"No behaviour policy ships with task family {family.name}, so its data cannot be "
             "collected. Expected a dataset of your own: pass its folder as --data.path."
         )
+    # The file ships with the package, and still no code in it is run.
     package: Package = torch.load(path, weights_only=True)
     expected = (FORMAT_VERSION, family.name, family.version)
     found = (package["format"], package["family"], package["family_version"])
@@ -260,6 +262,7 @@ def acting(
             )
             for stage, index in rows
         ]
+        # Rows were grouped by stage to run each actor once; put them back into their order.
         action: NDArray[np.float32] = torch.cat(parts).numpy()
         order = np.concatenate([index for _, index in rows])
         return action[np.argsort(order)]

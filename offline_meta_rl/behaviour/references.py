@@ -70,6 +70,7 @@ def mean_returns(
     )
     episodes = run_episodes(engine, act_for(parameters), family.horizon, on_state=on_state)
     engine.close()
+    # A diverged simulation says nothing about the policy, so its return is left out.
     usable = np.where(episodes.diverged, np.nan, episodes.returns)
     mean: Array = np.nanmean(usable.reshape(-1, EPISODES), axis=1)
     return mean

@@ -57,6 +57,7 @@ class WithUntrained:
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Return actions [N, A]; see ``BehaviourPolicy``."""
+        # Stage 0 is the untrained network; the behaviour's own stages are one further.
         if stage:
             return self.behaviour.act(
                 stage - 1, observation, parameters, stochastic=stochastic, generator=generator

@@ -10,10 +10,13 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Protocol, TypeAlias, runtime_checkable
+from typing import IO, TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure  # takes half a second to import
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 """What a JSON file may hold."""
@@ -50,7 +53,10 @@ def path_lock(path: str | Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[IO[bytes]]:
-    """Write a file under a temporary name; it gets its own when it is on the disk completely."""
+    """Write a file under a temporary name; it gets its own when it is on the disk completely.
+
+    Whatever stops the writing, a file of that name from before stays as it is.
+    """
     temporary = file.with_name(f"{file.name}.tmp")
     with open(temporary, "wb") as stream:
         yield stream
@@ -106,9 +112,16 @@ def write_json(path: str | Path, content: Mapping[str, object]) -> None:
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    partial.write_text(json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
-    os.replace(partial, target)
+    text = json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
+    with replacing(target) as file:
+        file.write(text.encode())
+
+
+def save_figure(figure: "Figure", path: str | Path, *, dpi: int = 120) -> None:
+    """Write a picture that is replaced only when complete; the name's ending is its format."""
+    target = Path(path)
+    with replacing(target) as file:
+        figure.savefig(file, dpi=dpi, format=target.suffix.removeprefix(".") or "png")
 
 
 def read_json(path: Path) -> dict[str, Json]:

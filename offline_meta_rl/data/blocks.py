@@ -59,6 +59,7 @@ def checked_block(task: int, block: TaskBlock, description: Description, first_r
     length = np.asarray(block.length, dtype=np.int64)
     stage = np.asarray(block.stage, dtype=np.int64)
     if description.has_images:
+        # Before the cast below, which would turn 0.5 or 300 into a byte without a word.
         check_images(task, "observation", np.asarray(block.transitions["observation"]))
     arrays = {
         key: np.ascontiguousarray(np.asarray(block.transitions[key]).astype(dtype, copy=False))
@@ -118,6 +119,7 @@ def check_episodes(
             f"Task {task}: stage: expected 0 to {num_stages - 1}, found "
             f"{stage.min()} to {stage.max()}. List every stage in stages=."
         )
+    # Returns to go stop where an episode ends, so a missing mark would join two episodes.
     ended = arrays["terminated"].astype(bool) | arrays["truncated"].astype(bool)
     expected = last_steps(length)
     if not np.array_equal(ended, expected):

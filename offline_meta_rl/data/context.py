@@ -64,6 +64,7 @@ def _returns_to_go(reward: NDArray[np.float64], discount: float) -> NDArray[np.f
     returns = np.zeros(len(reward))
     following = 0.0
     for step in reversed(range(len(reward))):
+        # In double precision, as the returns that the method was trained on.
         following = returns[step] = reward[step] + discount * following
     return returns
 
@@ -91,6 +92,7 @@ def check_context(
         size = next((key for key in ("observation", "action") if name.endswith(key)), None)
         shape = () if size is None else (sizes[f"{size}_size"],)
         kind = KINDS.get(name, torch.float32)
+        # Lists and arrays are welcome: a context often comes from a robot's log.
         value = torch.as_tensor(context[name], dtype=kind)
         if value.shape[1:] != shape or value.ndim != 1 + len(shape) or not len(value):
             raise ValueError(

@@ -70,6 +70,7 @@ class Manifest(Description):
     @property
     def checksum(self) -> str:
         """One string that identifies data, tasks and splits, whatever their provenance."""
+        # The same data collected again, on another day or with other packages, are the same.
         content = {key: value for key, value in asdict(self).items() if key != "provenance"}
         text = json.dumps(content, sort_keys=True, allow_nan=False)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -126,6 +127,7 @@ class Manifest(Description):
         except TypeError as error:
             raise ValueError(f"{file}: field 'arrays': {error}.") from error
         manifest = cls(**known)
+        # One is enough: nothing else can be trusted before it is mended.
         for name, problem in _problems(manifest):
             raise ValueError(f"{file}: field {name!r}: {problem}. Collect or copy the data again.")
         return manifest

@@ -72,6 +72,7 @@ def write_dataset(source: TaskSource, target: str | Path, *, label: str) -> Path
         writer = DatasetWriter(path, source.description, provenance)
         advance = bars.add(label, writer.num_tasks + 1)
         for task in range(writer.num_tasks):
+            # A finished task stays; one that was interrupted begins anew, from its own seed.
             if not writer.has_task(task):
                 with bars.passing(f"Task {task}: transitions", source.task_size) as rows:
                     writer.write_blocks(task, source.blocks(task), rows)

@@ -58,6 +58,7 @@ class StoredDataset:
         for key in EPISODE_KEYS:
             dataset._arrays[f"episodes/{key}"].verify()
         dataset._check_episodes()
+        # Checking 1 GiB takes seconds; more is checked when it is first used.
         small = sum(e.bytes for e in dataset.manifest.arrays.values()) < VERIFY_AT_OPEN_BYTES
         if verify or (verify is None and small):
             dataset.validate()

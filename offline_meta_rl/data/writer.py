@@ -72,6 +72,7 @@ class DatasetWriter:
             (self.partial / "parts").mkdir(parents=True, exist_ok=True)
             settings = {key: provenance[key] for key in ("seed", "config") if key in provenance}
             content = asdict(self.description) | {"settings": settings}
+            # They are measured at the end; all else must not change within one collection.
             del content["reference_returns"]
             check_same_collection(self.partial, {"schema_version": self._version} | content)
 
@@ -136,6 +137,7 @@ class DatasetWriter:
         part, receipt = self._part(task)
         count = rows = 0
         with explain_os_errors(self.partial):
+            # Blocks are members of one archive: a task is one file, and one block is in memory.
             with replacing(part) as file, zipfile.ZipFile(file, "w") as archive:
                 for block in blocks:
                     arrays = checked_block(task, block, self.description, rows)
@@ -149,6 +151,7 @@ class DatasetWriter:
                     advance(added)
                 if not count:
                     raise ValueError(f"Task {task}: expected at least one episode, found none.")
+            # Written last: a part without its receipt was interrupted and counts as missing.
             with replacing(receipt) as file:
                 text = json.dumps({"checksum": file_checksum(part), "blocks": count})
                 file.write(text.encode())
@@ -241,6 +244,7 @@ class DatasetWriter:
             Manifest.from_json(text, folder / MANIFEST_FILE)
             with replacing(folder / MANIFEST_FILE) as file:
                 file.write(text.encode())
+            # The rename is the one moment at which the dataset comes to be.
             os.rename(folder, self.path)
             sync_folder(self.path.parent)
             shutil.rmtree(self.partial, ignore_errors=True)

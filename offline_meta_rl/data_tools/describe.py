@@ -138,6 +138,7 @@ def _environment(settings: DescriptionFile, where: Path) -> tuple[Environment, "
     env_id = given.get("id") if given else None
     wanted = env_id or settings.get("family")
     for family in FAMILIES.values():
+        # Either name of a built-in family is enough: all else about it is known.
         if wanted in (family.name, family.env_id):
             environment: Environment = {
                 "id": family.env_id,
@@ -174,8 +175,10 @@ def _parameters(
                 "List them in the description (task_parameters: [[...], ...]), or pass "
                 "--task_seed if the tasks are the family's own."
             )
+        # The first tasks of a family are the same however many there are.
         given = family.task_parameters(seed)[:num_tasks].tolist()
     elif given is None:
+        # An environment from outside has no parameters that are known: number the tasks.
         given = [[float(task)] for task in range(num_tasks)]
     try:
         parameters = np.asarray(given, dtype=np.float64)

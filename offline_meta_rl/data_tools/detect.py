@@ -19,6 +19,7 @@ def format_of(folder: Path) -> str:
     if (folder / MANIFEST_FILE).is_file():
         return "native"
     if folder.is_dir():
+        # MACAW's files are HDF5 too, so look for their names before any HDF5 file.
         if any(folder.glob("buffers_*_sub_task_0.hdf5")):
             return "macaw"
         if next(folder.rglob("metadata.json"), None) is not None:

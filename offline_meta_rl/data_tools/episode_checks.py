@@ -60,6 +60,7 @@ def episode_findings(
                 f"expected {expected}; found {int(episodes[key][row])} ({len(rows)} such "
                 "episodes). Write the dataset again.",
             )
+    # By the manifest's counts and not the file's tasks, which may be what is wrong.
     totals = np.bincount(expected_task, weights=length, minlength=manifest.num_tasks)
     for index in np.flatnonzero(totals != np.asarray(manifest.num_transitions)):
         yield Finding(
@@ -96,6 +97,7 @@ def task_findings(
         yield from _next_findings(dataset, task, first, end)
     if returns is not None:
         reward = dataset.values("transitions/reward")[first:stop]
+        # Training reads returns from a fast pass over all episodes; this is a slow one.
         rows = disagreement(returns[first:stop], backward_returns(reward, ended, DISCOUNT))
         if len(rows):
             yield Finding(

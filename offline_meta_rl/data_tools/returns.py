@@ -21,6 +21,7 @@ def backward_returns(
     carry = 0.0
     for stop in range(len(reward), 0, -ROWS):
         start = max(0, stop - ROWS)
+        # Python's own numbers: adding single NumPy numbers takes twice as long.
         values: list[float] = reward[start:stop].astype(np.float64).tolist()
         last = end[start:stop].tolist()
         for row in reversed(range(len(values))):

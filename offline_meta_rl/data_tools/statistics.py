@@ -35,6 +35,7 @@ def episode_statistics(dataset: StoredDataset) -> EpisodeStatistics:
         first, stop = dataset.task_rows(index)
         dataset.touch(["reward"], np.arange(first, stop))
         own = task == index
+        # Single precision loses digits over a thousand steps.
         values = reward[first:stop].astype(np.float64)
         returns[own] = np.add.reduceat(values, start[own] - first)
     return EpisodeStatistics(task, stage, length, returns)

@@ -7,9 +7,9 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from offline_meta_rl.common.files import save_figure
 from offline_meta_rl.evaluation.diagnosis import Diagnosis
 from offline_meta_rl.evaluation.exploration import ExplorationPoint
-from offline_meta_rl.reports.curves import save_figure
 
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
 

@@ -37,6 +37,7 @@ def whole_episodes(
             _check_length(int(length.max()), horizon, where, done)
             yield block, length
             done += waiting
+            # What follows the last end of this chunk is the beginning of an episode.
             carried = [_take(rows, end, int(last[-1]) + 1, len(end))]
         else:
             _check_length(waiting, horizon, where, done)

@@ -83,6 +83,7 @@ class MinariFolder(TaskSource):
         tasks = number_tasks(names, numbers, folder)
         self._folders = {task: folder / name for task, name in tasks.items()}
         self._storages = {task: self._read(path) for task, path in self._folders.items()}
+        # Only a folder that this project wrote as a whole describes itself.
         own = [entry[METADATA_KEY] for entry in metadata if METADATA_KEY in entry]
         if len(own) == len(metadata):
             self.description = _own_description(own, folder, len(tasks))
@@ -146,6 +147,7 @@ class MinariFolder(TaskSource):
                     "Convert it."
                 )
         truncated = np.array(found["truncations"], dtype=bool)
+        # Minari lets an episode stop without a mark; here one that is cut is truncated.
         truncated[-1] |= not found["terminations"][-1]
         name = str(about.get("stage", self.description.stages[0]))
         if name not in self.description.stages:

@@ -107,6 +107,7 @@ def _write_task(
         }
     )
     stages: list[dict[str, str]] = []
+    # Stages are noted while the episodes pass by, so they are complete after this line.
     storage.update_episodes(_buffers(source, task, folder, stages))
     storage.update_episode_metadata(stages)
     for file in folder.rglob("*"):
@@ -125,6 +126,7 @@ def _check_room(folder: Path, block: TaskBlock) -> None:
     file = folder / "reserve"
     try:
         with open(file, "wb") as stream:
+            # Twice, to be safe: HDF5 takes more room than the numbers do.
             reserve(stream, 2 * size + EPISODE_BYTES * len(block.length))
     finally:
         file.unlink(missing_ok=True)

@@ -106,6 +106,7 @@ class _Unpickler(pickle.Unpickler):
             return lambda kind, content=b"\0" * 8: _filled(_bytes(content), kind, (), "C")[()]
         if module in ("numpy.core.numeric", "numpy._core.numeric") and name == "_frombuffer":
             return lambda content, kind, shape, order: _filled(bytes(content), kind, shape, order)
+        # Only named as an argument of _reconstruct, which does not use it here.
         if (module, name) == ("numpy", "ndarray"):
             return None
         if (module, name) == ("numpy", "dtype"):

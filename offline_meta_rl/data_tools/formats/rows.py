@@ -213,6 +213,7 @@ class NpzRows(RowFile):
         row_bytes = dtype.itemsize * int(np.prod(row_shape))
 
         def read(start: int, count: int) -> NDArray[np.generic]:
+            # A member of an archive can only be read forwards, which is the order of chunks.
             content = member.read(count * row_bytes)
             if len(content) != count * row_bytes:
                 raise EOFError(f"{key} ends at row {start + len(content) // max(1, row_bytes)}")
