@@ -107,7 +107,7 @@ class Evaluate(lightning.Callback):
         """Check the datamodule, the split, the tasks and the contexts before anything runs.
 
         Raises:
-            TypeError: a datamodule that has no task dataset, or a method that does not adapt.
+            TypeError: A datamodule that has no task dataset, or a method that does not adapt.
             ValueError: Unknown split or task, too few transitions for a context.
         """
         if stage == "predict":

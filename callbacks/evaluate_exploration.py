@@ -86,7 +86,7 @@ class EvaluateExploration(lightning.Callback):
         """Check method and data; warn of more episodes than the policy was trained on.
 
         Raises:
-            TypeError: a method that does not explore, or a datamodule without meta-trajectories.
+            TypeError: A method that does not explore, or a datamodule without meta-trajectories.
         """
         if stage == "predict" or isinstance(pl_module, BeliefFilter):
             return

@@ -97,7 +97,7 @@ def learned_values(module: torch.nn.Module, patterns: tuple[str, ...]) -> dict[s
     """Return the selected parameters' elements, the exponential of those stored as logarithms.
 
     Args:
-        module: a method.
+        module: A method.
         patterns: Patterns of parameter names, with the wildcards of file names.
 
     Returns:

@@ -61,7 +61,7 @@ class WatchBeliefs(lightning.Callback):
         """Check method and data.
 
         Raises:
-            TypeError: a method without a filter, or data without held-out meta-trajectories.
+            TypeError: A method without a filter, or data without held-out meta-trajectories.
         """
         datamodule = datamodule_of(trainer)
         if not isinstance(pl_module, BeliefFilter | Explores) or not isinstance(

@@ -44,7 +44,7 @@ class WatchPosterior(lightning.Callback):
         """Check the method and the datamodule.
 
         Raises:
-            TypeError: a method without posterior, or a datamodule without a task dataset.
+            TypeError: A method without posterior, or a datamodule without a task dataset.
         """
         _inferring(pl_module)
         evaluation_data(trainer)

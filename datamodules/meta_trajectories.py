@@ -48,7 +48,7 @@ class BeliefBatches:
             the next one, as the paper's text has it; else every episode ends its value.
 
     Raises:
-        ValueError: a count below 1.
+        ValueError: A count below 1.
     """
 
     count: int = 3000
@@ -157,7 +157,7 @@ class MetaTrajectories(DatasetModule):
 
         Raises:
             FileNotFoundError: No dataset there.
-            ValueError: a dataset of another environment, unknown split, fewer than two tasks or
+            ValueError: A dataset of another environment, unknown split, fewer than two tasks or
                 two episodes of a task, no success, observations that are no images.
         """
         if not self.is_open:
@@ -211,7 +211,7 @@ class MetaTrajectories(DatasetModule):
             Mean and standard deviation of each number of a belief, [Z].
 
         Raises:
-            ValueError: a belief is not finite, or the file of beliefs is damaged.
+            ValueError: A belief is not finite, or the file of beliefs is damaged.
         """
         identity = {
             "filter": filter_identity(model),
@@ -244,7 +244,7 @@ class MetaTrajectories(DatasetModule):
                 action, reward and mask.
 
         Raises:
-            ValueError: a field is missing, or a belief is not finite.
+            ValueError: A field is missing, or a belief is not finite.
         """
         self._transitions = BeliefTransitions(
             cache, self.num_episodes, across=self.beliefs.across_episodes

@@ -21,7 +21,7 @@ class Replay:
         warmup_steps: Steps with uniform random actions before the first update.
 
     Raises:
-        ValueError: a number is too small.
+        ValueError: A number is too small.
     """
 
     batch_size: int = 256

@@ -111,7 +111,7 @@ class TaskBuffers(DatasetModule):
 
         Raises:
             FileNotFoundError: No dataset there.
-            ValueError: a dataset of another environment or of images, unknown split, too few tasks
+            ValueError: A dataset of another environment or of images, unknown split, too few tasks
                 or rows.
         """
         if not self.is_open:

@@ -126,7 +126,7 @@ def functions_of(tree: ast.AST) -> Iterator[Function]:
 def top_level(tree: ast.Module) -> Iterator[Definition]:
     """Yield a module's public functions and classes."""
     for node in tree.body:
-        if isinstance(node, Definition) and not node.name.startswith("_"):
+        if isinstance(node, Definition) and not (node.name.startswith("_") or is_overload(node)):
             yield node
 
 
@@ -136,8 +136,24 @@ def public_definitions(tree: ast.Module) -> Iterator[Definition]:
         yield node
         if isinstance(node, ast.ClassDef):
             for member in node.body:
-                if isinstance(member, Function) and not member.name.startswith("_"):
+                if (
+                    isinstance(member, Function)
+                    and not member.name.startswith("_")
+                    and not is_setter(member)
+                ):
                     yield member
+
+
+def is_overload(node: Definition) -> bool:
+    """Whether a definition only tells a type checker one more way to call the function below it."""
+    return any(isinstance(each, ast.Name) and each.id == "overload" for each in node.decorator_list)
+
+
+def is_setter(node: Function) -> bool:
+    """Whether a function sets a property, which its getter documents."""
+    return any(
+        isinstance(each, ast.Attribute) and each.attr == "setter" for each in node.decorator_list
+    )
 
 
 def function_length(node: Function) -> int:

@@ -43,7 +43,7 @@ class ChunkPool:
             A TensorDict [U, T, B] of each part.
 
         Raises:
-            ValueError: a chunk's file is damaged.
+            ValueError: A chunk's file is damaged.
         """
         # The thread that makes batches ahead and validation may both ask.
         with self._lock:

@@ -31,7 +31,7 @@ class HeldOutEpisodes:
             losses and for the probe.
 
     Raises:
-        ValueError: a value out of its range.
+        ValueError: A value out of its range.
     """
 
     share: float = 0.1

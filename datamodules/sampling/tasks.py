@@ -43,7 +43,7 @@ class Batches:
         updates: Outer steps that are made from one batch of the loader, U.
 
     Raises:
-        ValueError: a number is too small.
+        ValueError: A number is too small.
     """
 
     tasks: int | None = 5

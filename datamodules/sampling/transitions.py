@@ -64,7 +64,7 @@ class BeliefTransitions:
         across: See ``index_transitions``.
 
     Raises:
-        ValueError: a belief is not finite, or a field is missing.
+        ValueError: A belief is not finite, or a field is missing.
     """
 
     def __init__(self, cache: TensorDict, num_episodes: int, *, across: bool) -> None:

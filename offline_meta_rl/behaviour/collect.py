@@ -55,18 +55,18 @@ def collect(
     """Collect the dataset of a family, unless it is there already; resume it if interrupted.
 
     Args:
-        family: the task family; one that ships a behaviour policy.
-        path: folder of the dataset.
-        collection: seeds, and how much of what is collected.
-        num_threads: of the simulator; None for one per core.
+        family: The task family; one that ships a behaviour policy.
+        path: Folder of the dataset.
+        collection: Seeds, and how much of what is collected.
+        num_threads: Threads of the simulator; None for one per core.
 
     Returns:
         The path of the finished dataset.
 
     Raises:
-        ValueError: no behaviour policy ships with the family, or an interrupted collection with
+        ValueError: No behaviour policy ships with the family, or an interrupted collection with
             other settings is in the way.
-        OSError: the disk is full; finished tasks are kept.
+        OSError: The disk is full; finished tasks are kept.
     """
     with dataset_lock(path):
         if Path(path).exists():
@@ -79,9 +79,9 @@ class BehaviourSource(TaskSource):
     """The tasks of a family, to be collected with its behaviour policy.
 
     Args:
-        family: the task family; one that ships a behaviour policy.
-        collection: seeds, and how much of what is collected.
-        num_threads: of the simulator; None for one per core.
+        family: The task family; one that ships a behaviour policy.
+        collection: Seeds, and how much of what is collected.
+        num_threads: Threads of the simulator; None for one per core.
     """
 
     packages = PACKAGES
@@ -131,6 +131,7 @@ class BehaviourSource(TaskSource):
         returns = reference_returns(
             self.family,
             self.behaviour,
+            # A stream of its own: tasks have the numbers below.
             seed=self._seed(self.family.num_tasks),
             task_seed=self.collection.task_seed,
             num_threads=self.num_threads,
@@ -158,6 +159,7 @@ def _stages(family: TaskFamily, collection: Collection) -> tuple[BehaviourPolicy
     """Return the behaviour policy and the transitions to collect in a task from each stage."""
     behaviour = load_behaviour(family)
     quota = collection.transitions_per_stage
+    # A scripted family says how many episodes it needs; others share 8000 transitions.
     if quota is None and isinstance(family, ScriptedFamily):
         quota = family.episodes_per_task * family.horizon
     quota = quota or ceil(TRANSITIONS_PER_TASK / len(behaviour.stages))

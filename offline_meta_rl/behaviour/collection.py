@@ -21,7 +21,7 @@ class Collection:
             as so many episodes of full length, from a policy that was never trained.
 
     Raises:
-        ValueError: a count is too small.
+        ValueError: A count is too small.
     """
 
     seed: int = 0

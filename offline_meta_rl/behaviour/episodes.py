@@ -43,8 +43,8 @@ def usable_episodes(episodes: Episodes, stages: NDArray[np.int64]) -> list[Episo
     """Cut a rollout [H, N] into its episodes, dropping those in which the simulator diverged.
 
     Args:
-        episodes: one of each environment.
-        stages: stage of each environment's policy, [N].
+        episodes: One of each environment.
+        stages: Stage of each environment's policy, [N].
     """
     return [
         Episode(int(stages[index]), episodes.columns(int(index)))
@@ -73,15 +73,15 @@ def collect_task(
     """Collect one task's episodes, ordered by stage, poor to expert.
 
     Args:
-        family: the task family.
-        behaviour: its behaviour policy.
-        parameters: of the task, [P].
-        seed: of initial states and actions; the same seed gives the same data.
-        transitions_per_stage: at least so many transitions of every stage, or of each one.
-        num_threads: of the simulator; None for one per core.
+        family: The task family.
+        behaviour: Its behaviour policy.
+        parameters: Parameters of the task, [P].
+        seed: Seed of initial states and actions; the same seed gives the same data.
+        transitions_per_stage: At least so many transitions of every stage, or of each one.
+        num_threads: Threads of the simulator; None for one per core.
 
     Raises:
-        RuntimeError: if a stage yields no usable episode in 50 rounds.
+        RuntimeError: A stage yields no usable episode in 50 rounds.
     """
     generator = torch.Generator().manual_seed(seed)
     collected: list[list[Episode]] = [[] for _ in behaviour.stages]
@@ -95,6 +95,7 @@ def collect_task(
         if not any(wanted):
             return [episode for found in collected for episode in found]
         stages = np.repeat(np.arange(len(wanted)), wanted)
+        # The episodes of all stages run side by side, as one batch of environments.
         rows = np.tile(parameters, (len(stages), 1))
         engine = family.make_engine(rows, seed=derived_seed(seed, number), num_threads=num_threads)
         act = acting(behaviour, stages, rows, stochastic=True, generator=generator)
@@ -120,14 +121,14 @@ def script_blocks(
     """Yield the episodes of one task, ``family.batch_size`` environments at a time.
 
     Args:
-        family: with a script.
-        parameters: of the task, [P].
-        seed: of initial states and noise; the same seed gives the same data.
-        transitions_per_stage: at least so many transitions, in whole episodes.
-        num_threads: of the simulator; None for one per core.
+        family: A task family with a script.
+        parameters: Parameters of the task, [P].
+        seed: Seed of initial states and noise; the same seed gives the same data.
+        transitions_per_stage: At least so many transitions, in whole episodes.
+        num_threads: Threads of the simulator; None for one per core.
 
     Raises:
-        RuntimeError: the simulation diverges in every episode of 50 blocks.
+        RuntimeError: The simulation diverges in every episode of 50 blocks.
     """
     behaviour = ScriptedBehaviour(family)
     lacking, number, failures = transitions_per_stage, 0, 0
@@ -156,6 +157,7 @@ def script_blocks(
 def _episodes_wanted(lacking: int, found: list[Episode], horizon: int) -> int:
     """Return how many episodes will probably fill what a stage lacks, a few too many."""
     if not found:
+        # Nothing is known yet: full episodes need the fewest, so none is too many.
         return min(ceil(lacking / horizon), MAX_ENVIRONMENTS)
     mean_length = np.mean([episode.length for episode in found])
     return min(max(0, ceil(1.1 * lacking / mean_length)), MAX_ENVIRONMENTS)

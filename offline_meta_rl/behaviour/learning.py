@@ -129,6 +129,7 @@ def task_report(returns: NDArray[np.float64], random: float, shipped: float | No
         random: Mean return of random actions in its task.
         shipped: Mean return of the best behaviour that ships; None where none does.
     """
+    # The mean of a tenth is less noisy than single episodes, and still early or late.
     count = max(1, round(SHARE * len(returns)))
     known = len(returns) > 0
     first = float(returns[:count].mean()) if known else None

@@ -38,7 +38,7 @@ def choose_stages(mean: Tensor, noisy: Tensor, random_return: float, count: int)
         Indices of snapshots, increasing.
 
     Raises:
-        ValueError: there are not enough snapshots up to the best one.
+        ValueError: There are not enough snapshots up to the best one.
     """
     best = int(mean.argmax())
     if best + 1 < count:
@@ -48,9 +48,11 @@ def choose_stages(mean: Tensor, noisy: Tensor, random_return: float, count: int)
         )
     chosen = [best]
     for rank in range(count - 2, -1, -1):
+        # Equal steps of return, not of training: an agent learns most in a short while.
         share = 0.1 + 0.9 * rank / (count - 1)
         aim = random_return + share * (float(mean[best]) - random_return)
         distance = (mean - aim).abs() + (noisy - aim).abs()
+        # Before the stage above in training, with enough snapshots left for those below.
         chosen.append(rank + int(distance[rank : chosen[-1]].argmin()))
     return chosen[::-1]
 
@@ -77,6 +79,7 @@ def pack(snapshots: Sequence[Path], out: Path, family: TaskFamily) -> Package:
                 "step": int(snapshot["step"]),
                 "mean_return": torch.as_tensor(snapshot["mean"]).float(),
                 "noisy_return": torch.as_tensor(snapshot["noisy"]).float(),
+                # Half precision: the file ships with the package.
                 "actor": {key: value.half() for key, value in snapshot["state"].items()},
             }
         )
@@ -111,8 +114,8 @@ def pack_policies(
         out: File to write; None for the package's own.
 
     Raises:
-        FileNotFoundError: no snapshot in the folder.
-        ValueError: the family has no learned behaviour, too few snapshots, or none of a step.
+        FileNotFoundError: No snapshot in the folder.
+        ValueError: The family has no learned behaviour, too few snapshots, or none of a step.
     """
     family = FAMILIES.get(name)
     if not isinstance(family, LocomotionFamily):
@@ -127,6 +130,7 @@ def pack_policies(
             "BehaviourSnapshots. Train with configs/behaviour/*.yaml and pass the run's folder "
             "snapshots."
         )
+    # The lower end of the scale that stages are chosen on.
     random_return = float(random_returns(family, seed=0, task_seed=0).mean())
     if steps is not None:
         chosen = _at_steps(paths, steps)
@@ -157,7 +161,7 @@ def _at_steps(paths: Sequence[Path], steps: Sequence[int]) -> list[Path]:
     """Return the snapshots of some training steps.
 
     Raises:
-        ValueError: there is none of a step.
+        ValueError: There is none of a step.
     """
     of_step = {int(path.stem): path for path in paths}
     missing = [step for step in steps if step not in of_step]

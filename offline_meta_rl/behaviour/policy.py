@@ -86,9 +86,9 @@ class BehaviourPolicy(Protocol):
     """Acts in any task of a family, at any stage of quality.
 
     Attributes:
-        stages: names of the stages, poor to expert.
-        digest: eight hex digits that change whenever the policy does; part of a dataset's name.
-        sees_state: acts on the engine's state, not on observations.
+        stages: Names of the stages, poor to expert.
+        digest: Eight hex digits that change whenever the policy does; part of a dataset's name.
+        sees_state: Whether it acts on the engine's state, not on observations.
     """
 
     stages: list[str]
@@ -107,11 +107,11 @@ class BehaviourPolicy(Protocol):
         """Return actions [N, A] in [-1, 1].
 
         Args:
-            stage: index into ``stages``.
+            stage: Index into ``stages``.
             observation: [N, O]; the state [N, X] if ``sees_state``.
-            parameters: task parameters of every row, [N, P].
-            stochastic: sample (how data is collected), or take the mean action.
-            generator: source of the noise.
+            parameters: Task parameters of every row, [N, P].
+            stochastic: Whether to sample, as for collecting data, or to take the mean action.
+            generator: Source of the noise.
         """
         ...
 
@@ -120,9 +120,9 @@ class LearnedBehaviour:
     """Snapshots of one task-conditioned actor.
 
     Args:
-        family: the task family.
-        package: content of a file that ``lightning behaviour pack`` wrote.
-        digest: of the file.
+        family: The task family.
+        package: Content of a file that ``lightning behaviour pack`` wrote.
+        digest: Digest of the file.
     """
 
     sees_state = False
@@ -131,6 +131,7 @@ class LearnedBehaviour:
         self.family, self.digest = family, digest
         self.stages: list[str] = [stage["name"] for stage in package["stages"]]
         self.training_steps: list[int] = [stage["step"] for stage in package["stages"]]
+        # The number of features does not depend on the seed; any task tells it.
         feature_size = family.task_features(family.task_parameters(0)[:1]).shape[1]
         sizes = (family.observation_size, feature_size, family.action_size)
         if package["format"] == 1:
@@ -207,7 +208,7 @@ def load_behaviour(family: TaskFamily) -> BehaviourPolicy:
     """Return the behaviour policy that ships with a family.
 
     Raises:
-        ValueError: if none ships, or if it was made for another version of the family.
+        ValueError: None ships, or it was made for another version of the family.
     """
     if isinstance(family, PointRobot):
         return ScriptedPointRobot()
@@ -219,6 +220,7 @@ def load_behaviour(family: TaskFamily) -> BehaviourPolicy:
             f"No behaviour policy ships with task family {family.name}, so its data cannot be "
             "collected. Expected a dataset of your own: pass its folder as --data.path."
         )
+    # The file ships with the package, and still no code in it is run.
     package: Package = torch.load(path, weights_only=True)
     expected = (FORMAT_VERSION, family.name, family.version)
     found = (package["format"], package["family"], package["family_version"])
@@ -241,11 +243,11 @@ def acting(
     """Return a policy whose rows are at the given stages.
 
     Args:
-        behaviour: the behaviour policy.
-        stages: stage of every row, [N].
-        parameters: task parameters of every row, [N, P].
-        stochastic: sample actions.
-        generator: source of the samples.
+        behaviour: The behaviour policy.
+        stages: Stage of every row, [N].
+        parameters: Task parameters of every row, [N, P].
+        stochastic: Whether to sample actions.
+        generator: Source of the samples.
     """
     rows = [(int(stage), np.flatnonzero(stages == stage)) for stage in np.unique(stages)]
 
@@ -260,6 +262,7 @@ def acting(
             )
             for stage, index in rows
         ]
+        # Rows were grouped by stage to run each actor once; put them back into their order.
         action: NDArray[np.float32] = torch.cat(parts).numpy()
         order = np.concatenate([index for _, index in rows])
         return action[np.argsort(order)]

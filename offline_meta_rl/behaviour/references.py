@@ -24,10 +24,10 @@ class Measurement(TypedDict):
     """Keyword arguments of every measurement.
 
     Attributes:
-        seed: of initial states and random actions.
-        task_seed: of the task parameters.
-        num_threads: of the simulator; None for one per core.
-        tasks: indices of the tasks to measure; None for all.
+        seed: Seed of initial states and random actions.
+        task_seed: Seed of the task parameters.
+        num_threads: Threads of the simulator; None for one per core.
+        tasks: Indices of the tasks to measure; None for all.
     """
 
     seed: int
@@ -56,10 +56,10 @@ def mean_returns(
     """Return the mean return [T] of a policy over episodes in every task, all as one batch.
 
     Args:
-        family: the task family.
-        act_for: given the task parameters [T * episodes, P] of all rows, returns their policy.
-        on_state: the policy is a script, which is given the engine's state.
-        settings: see ``Measurement``.
+        family: The task family.
+        act_for: Returns the policy for rows with these task parameters [T * episodes, P].
+        on_state: Whether the policy is a script, which is given the engine's state.
+        settings: Tasks, seeds and threads of the measurement.
     """
     tasks = settings.get("tasks")
     chosen = slice(None) if tasks is None else list(tasks)
@@ -70,6 +70,7 @@ def mean_returns(
     )
     episodes = run_episodes(engine, act_for(parameters), family.horizon, on_state=on_state)
     engine.close()
+    # A diverged simulation says nothing about the policy, so its return is left out.
     usable = np.where(episodes.diverged, np.nan, episodes.returns)
     mean: Array = np.nanmean(usable.reshape(-1, EPISODES), axis=1)
     return mean
@@ -122,12 +123,12 @@ def reference_returns(
     """Return what random actions, standing still and each stage's mean action reach, [T] each.
 
     Args:
-        family: the task family.
-        behaviour: its behaviour policy.
-        seed: of initial states and random actions.
-        task_seed: of the task parameters.
-        num_threads: of the simulator; None for one per core.
-        advance: called after each policy.
+        family: The task family.
+        behaviour: Its behaviour policy.
+        seed: Seed of initial states and random actions.
+        task_seed: Seed of the task parameters.
+        num_threads: Threads of the simulator; None for one per core.
+        advance: Called after each policy.
 
     Returns:
         ``random``, ``standing_still``, ``best_behaviour``: lists [T]; ``stages``: stage -> [T].

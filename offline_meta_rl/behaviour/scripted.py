@@ -16,7 +16,7 @@ class ScriptedBehaviour:
     """One stage, ``script``: the script's action plus Gaussian noise, clipped to [-1, 1].
 
     Args:
-        family: of the script.
+        family: The task family, which has the script.
     """
 
     sees_state = True

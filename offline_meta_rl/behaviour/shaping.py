@@ -31,7 +31,7 @@ class Shaping:
         height_weight: Weight of ``height``, which ants have: minus the metres above 0.8 m.
 
     Raises:
-        ValueError: a negative number of steps.
+        ValueError: A negative number of steps.
     """
 
     alive_bonus: float | None = None
@@ -77,6 +77,7 @@ class ShapedReward:
             return terms["task"]
         given = self.shaping
         cost = self._own_cost if given.control_cost is None else given.control_cost
+        # Linearly from the given cost to the family's own. Without steps it is there at once.
         cost += (self._own_cost - cost) * min(1.0, steps / max(1, given.anneal_steps))
         bonus = self._own_bonus if given.alive_bonus is None else given.alive_bonus
         reward = terms["task"] + cost * terms["control"] + bonus * terms["alive"]

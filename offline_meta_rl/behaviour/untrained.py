@@ -21,13 +21,13 @@ class WithUntrained:
     """A behaviour policy with one more stage before its own.
 
     Args:
-        behaviour: of the family; one that acts on observations.
-        family: the task family.
-        episodes: of the untrained stage, part of ``digest``.
-        seed: of the initial weights.
+        behaviour: The family's behaviour policy; one that acts on observations.
+        family: The task family.
+        episodes: Episodes of the untrained stage; part of ``digest``.
+        seed: Seed of the initial weights.
 
     Raises:
-        ValueError: the behaviour acts on the simulator's state.
+        ValueError: The behaviour acts on the simulator's state.
     """
 
     sees_state = False
@@ -57,6 +57,7 @@ class WithUntrained:
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Return actions [N, A]; see ``BehaviourPolicy``."""
+        # Stage 0 is the untrained network; the behaviour's own stages are one further.
         if stage:
             return self.behaviour.act(
                 stage - 1, observation, parameters, stochastic=stochastic, generator=generator

@@ -14,8 +14,8 @@ class CompiledOrEager(Generic[P, R]):
     """Calls a compiled function; the first failure to compile switches to eager with a warning.
 
     Args:
-        function: a pure function of tensors.
-        mode: of ``torch.compile``.
+        function: A pure function of tensors.
+        mode: Mode of ``torch.compile``.
     """
 
     def __init__(self, function: Callable[P, R], mode: str) -> None:
@@ -30,9 +30,8 @@ class CompiledOrEager(Generic[P, R]):
         try:
             result = self.call(*args, **kwargs)
         except Exception as error:
-            result = self.function(
-                *args, **kwargs
-            )  # an error of the function itself is raised here
+            # An error of the function itself is raised here, as without compiling.
+            result = self.function(*args, **kwargs)
             warnings.warn(
                 f"torch.compile failed ({type(error).__name__}: {str(error)[:200]}); going on "
                 "without it, more slowly. A C++ compiler (g++) is needed; set compile: false to "

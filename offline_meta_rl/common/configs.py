@@ -24,11 +24,11 @@ def expand(arguments: Sequence[str], folder: Path) -> list[str]:
     """Return arguments in which every ``--config`` is preceded by what its file includes.
 
     Args:
-        arguments: of the command line.
-        folder: gets copies of the files that include others, without that key.
+        arguments: Words of the command line.
+        folder: Where copies of the files that include others are written, without that key.
 
     Raises:
-        ValueError: a circle, a missing file, or names that are no list.
+        ValueError: A circle, a missing file, or names that are no list.
     """
     expanded: list[str] = []
     position = 0
@@ -50,11 +50,11 @@ def with_includes(path: Path, including: tuple[Path, ...] = ()) -> list[Path]:
     """Return a config and all that it includes, in the order in which they are read.
 
     Args:
-        path: of the config.
-        including: configs that led to it.
+        path: Path of the config.
+        including: Configs that include it, the outermost first.
 
     Raises:
-        ValueError: a circle, a missing file, or names that are no list.
+        ValueError: A circle, a missing file, or names that are no list.
     """
     chain = (*including, path.resolve())
     if path.resolve() in including:

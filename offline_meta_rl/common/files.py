@@ -10,10 +10,13 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Protocol, TypeAlias, runtime_checkable
+from typing import IO, TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure  # takes half a second to import
 
 Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
 """What a JSON file may hold."""
@@ -30,7 +33,7 @@ def path_lock(path: str | Path) -> Iterator[None]:
     file ``<path>.lock`` stays.
 
     Raises:
-        OSError: the file system has no locks.
+        OSError: The file system has no locks.
     """
     target = Path(path).absolute()
     # One object for a path lets its owner in again. No fallback to a lock that is a file's
@@ -50,7 +53,10 @@ def path_lock(path: str | Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(file: Path) -> Iterator[IO[bytes]]:
-    """Write a file under a temporary name; it gets its own when it is on the disk completely."""
+    """Write a file under a temporary name; it gets its own when it is on the disk completely.
+
+    Whatever stops the writing, a file of that name from before stays as it is.
+    """
     temporary = file.with_name(f"{file.name}.tmp")
     with open(temporary, "wb") as stream:
         yield stream
@@ -63,7 +69,7 @@ def reserve(stream: IO[bytes], size: int) -> None:
     """Claim ``size`` bytes on the disk for a file, where the system can.
 
     Raises:
-        OSError: there is not enough room.
+        OSError: There is not enough room.
     """
     if sys.platform == "linux":  # macOS has no such call
         os.posix_fallocate(stream.fileno(), 0, size)
@@ -101,21 +107,28 @@ def write_json(path: str | Path, content: Mapping[str, object]) -> None:
     """Write a JSON file that is replaced only when complete.
 
     Args:
-        path: of the file; its folder is made where it is missing.
-        content: arrays, tensors, tuples and sets become lists; NaN and infinities become null.
+        path: Path of the file; its folder is made where it is missing.
+        content: Arrays, tensors, tuples and sets become lists; NaN and infinities become null.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    partial.write_text(json.dumps(plain(content), indent=2, allow_nan=False) + "\n")
-    os.replace(partial, target)
+    text = json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
+    with replacing(target) as file:
+        file.write(text.encode())
+
+
+def save_figure(figure: "Figure", path: str | Path, *, dpi: int = 120) -> None:
+    """Write a picture that is replaced only when complete; the name's ending is its format."""
+    target = Path(path)
+    with replacing(target) as file:
+        figure.savefig(file, dpi=dpi, format=target.suffix.removeprefix(".") or "png")
 
 
 def read_json(path: Path) -> dict[str, Json]:
     """Return the content of a JSON file that holds an object; nothing if the file is not there.
 
     Raises:
-        ValueError: it holds something else.
+        ValueError: It holds something else.
     """
     if not path.is_file():
         return {}

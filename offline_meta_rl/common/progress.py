@@ -86,7 +86,7 @@ class StepClock:
     """Speed since the last reading.
 
     Args:
-        now: returns seconds; another clock can be given to test.
+        now: Clock in seconds; tests give another.
     """
 
     def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:

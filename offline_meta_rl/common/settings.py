@@ -36,7 +36,7 @@ def check_class(class_path: str, origin: str) -> None:
         origin: Where it is named, for the message.
 
     Raises:
-        ValueError: names the class, and what to use now.
+        ValueError: Names the class, and what to use now.
     """
     name = class_path.rpartition(".")[2]
     if name in REPLACED_CLASSES:
@@ -50,7 +50,7 @@ def check_at_least(settings: object, least: float, *names: str) -> None:
     """Check some numbers of a dataclass, in its ``__post_init__``; None is left alone.
 
     Raises:
-        ValueError: names the first that is too small.
+        ValueError: Names the first that is too small.
     """
     for name in names:
         found = getattr(settings, name)
@@ -81,13 +81,13 @@ def from_plain(kind: object, value: object, where: str, default: object = None) 
     """Build what ``to_plain`` flattened.
 
     Args:
-        kind: the annotation of the value: a dataclass, an optional one, or any other type.
-        value: of a checkpoint, or given in Python.
-        where: name of the value, for the message.
-        default: has the settings that ``value`` does not; None for the dataclass's own.
+        kind: The annotation of the value: a dataclass, an optional one, or any other type.
+        value: A value from a checkpoint, or given in Python.
+        where: Name of the value, for the message.
+        default: Has the settings that ``value`` lacks; None for the dataclass's own defaults.
 
     Raises:
-        ValueError: the dictionary has a key that the dataclass does not.
+        ValueError: The dictionary has a key that the dataclass does not.
     """
     settings = _dataclass_of(kind)
     if settings is None or not isinstance(value, Mapping):
@@ -106,11 +106,11 @@ def arguments_of(owner: type, stored: Mapping[str, object]) -> dict[str, Any]:
     """Return constructor arguments from stored ones, under the names that they have today.
 
     Args:
-        owner: class whose constructor is to be called; its ``renamed`` maps old names to new ones.
-        stored: the arguments of a checkpoint, plain, perhaps written by an earlier version.
+        owner: Class whose constructor is to be called; its ``renamed`` maps old names to new ones.
+        stored: The arguments of a checkpoint, plain, perhaps written by an earlier version.
 
     Raises:
-        ValueError: a group of settings has one that no version knows.
+        ValueError: A group of settings has one that no version knows.
     """
     kinds, defaults = constructor_arguments(owner)
     return {

@@ -58,7 +58,7 @@ def check_scores(scores: ArrayLike) -> Array:
     """Return scores as an array [S, T].
 
     Raises:
-        ValueError: another number of dimensions, no scores, or numbers that are not finite.
+        ValueError: Another number of dimensions, no scores, or numbers that are not finite.
     """
     array = np.asarray(scores, dtype=np.float64)
     if array.ndim != 2 or not array.size:
@@ -157,7 +157,7 @@ def probability_of_improvement(
         resamples: R, the number of bootstrap samples.
 
     Raises:
-        ValueError: different numbers of tasks.
+        ValueError: Different numbers of tasks.
     """
     one, two = check_scores(first), check_scores(second)
     if one.shape[1] != two.shape[1]:

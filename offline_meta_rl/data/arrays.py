@@ -45,6 +45,7 @@ def write_array(
             stream.write(content)
             written += len(content)
             pending += content
+            # Parts end anywhere; checksums cover pieces of fixed size, which a reader can find.
             while len(pending) >= CHUNK_BYTES:
                 checksums.append(checksum(pending[:CHUNK_BYTES]))
                 del pending[:CHUNK_BYTES]
@@ -62,8 +63,8 @@ class ArrayFile:
         values: The array. Its pages are shared with the file; writing to it changes memory only.
 
     Raises:
-        FileNotFoundError: the file is missing.
-        ValueError: it has another size than the manifest says.
+        FileNotFoundError: The file is missing.
+        ValueError: It has another size than the manifest says.
     """
 
     def __init__(self, folder: Path, entry: ArrayEntry, chunk_bytes: int) -> None:
@@ -78,6 +79,7 @@ class ArrayFile:
                 "the dataset again."
             )
         with open(self.file, "rb") as stream:
+            # PyTorch wants writable memory; with copy on write the file stays as it is.
             self._map = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_COPY)
         self.values: NDArray[np.generic] = np.frombuffer(self._map, entry.dtype).reshape(
             entry.shape
@@ -92,6 +94,7 @@ class ArrayFile:
         Other than with ``values``, no page of the file stays in this process's memory.
         """
         row = self.values[0]
+        # One long read that skips a few rows is cheaper than a call for each.
         far = np.diff(rows) * row.nbytes > SKIPPED_BYTES
         pieces = []
         for run in np.split(rows, np.flatnonzero(far) + 1):
@@ -112,7 +115,7 @@ class ArrayFile:
         """Check the chunks that hold these rows (None: all chunks), unless checked before.
 
         Raises:
-            ValueError: a chunk is not as it was written, or holds NaN or infinity.
+            ValueError: A chunk is not as it was written, or holds NaN or infinity.
         """
         if not self._pending.any():
             return
@@ -121,6 +124,7 @@ class ArrayFile:
         else:
             row_bytes = self.values.nbytes // len(self.values)
             first = np.unique(rows) * row_bytes
+            # A row may lie across two chunks: that of its first and that of its last byte.
             touched = np.concatenate([first, first + row_bytes - 1]) // self._chunk_bytes
             chunks = np.unique(touched)
         for chunk in chunks[self._pending[chunks]]:
@@ -128,6 +132,7 @@ class ArrayFile:
 
     def _verify_chunk(self, chunk: int) -> None:
         start = chunk * self._chunk_bytes
+        # Read, not mapped: so checking leaves no pages in this process's memory.
         content = np.fromfile(self.file, np.uint8, self._chunk_bytes, offset=start)
         found = checksum(content)
         if found != self._expected[chunk]:

@@ -26,12 +26,12 @@ class TaskBlock(NamedTuple):
     """Whole episodes of one task; the unit of writing, so that a task need not fit in memory.
 
     Attributes:
-        transitions: observation [N, O], action [N, A], reward [N], next_observation [N, O],
+        transitions: Arrays observation [N, O], action [N, A], reward [N], next_observation [N, O],
             terminated [N], truncated [N]: episodes one after another, each in time order.
-        stage: index of the behaviour stage of each episode, [E].
-        length: steps of each episode, [E]; they sum to N.
-        final_observation: of image data, the image after the last step of each episode,
-            [E, C, h, w] uint8, in place of ``next_observation``. If None it is taken from there.
+        stage: Index of the behaviour stage of each episode, [E].
+        length: Steps of each episode, [E]; they sum to N.
+        final_observation: The image after the last step of each episode, [E, C, h, w] uint8. Image
+            data have it in place of ``next_observation``; if None it is taken from there.
     """
 
     transitions: Mapping[str, Numbers]
@@ -44,21 +44,22 @@ def checked_block(task: int, block: TaskBlock, description: Description, first_r
     """Return the arrays of a block as a dataset stores them, once they fit it.
 
     Args:
-        task: named in errors.
-        block: whole episodes of it.
-        description: of the dataset.
-        first_row: row of the task that the block begins with; for errors.
+        task: Index of the task, named in errors.
+        block: Whole episodes of the task.
+        description: Description of the dataset.
+        first_row: Row of the task that the block begins with; for errors.
 
     Returns:
         Array name -> values; ``stage`` and ``length`` of the episodes among them, and for images
         ``final_observation``.
 
     Raises:
-        ValueError: names the array, what was expected of it and what it is.
+        ValueError: Names the array, what was expected of it and what it is.
     """
     length = np.asarray(block.length, dtype=np.int64)
     stage = np.asarray(block.stage, dtype=np.int64)
     if description.has_images:
+        # Before the cast below, which would turn 0.5 or 300 into a byte without a word.
         check_images(task, "observation", np.asarray(block.transitions["observation"]))
     arrays = {
         key: np.ascontiguousarray(np.asarray(block.transitions[key]).astype(dtype, copy=False))
@@ -81,15 +82,15 @@ def check_episodes(
     """Check that the episodes of one task fit the dataset and each other.
 
     Args:
-        task: named in errors.
-        arrays: transitions, each [N, ...].
-        stage: index of the behaviour stage of each episode, [E].
-        length: steps of each episode, [E].
-        description: of the dataset.
-        first_row: row of the task that the arrays begin with; for errors.
+        task: Index of the task, named in errors.
+        arrays: Transitions, each [N, ...].
+        stage: Index of the behaviour stage of each episode, [E].
+        length: Steps of each episode, [E].
+        description: Description of the dataset.
+        first_row: Row of the task that the arrays begin with; for errors.
 
     Raises:
-        ValueError: names the array, what was expected of it and what it is.
+        ValueError: Names the array, what was expected of it and what it is.
     """
     rows = int(length.sum())
     layout = description.row_layout
@@ -118,6 +119,7 @@ def check_episodes(
             f"Task {task}: stage: expected 0 to {num_stages - 1}, found "
             f"{stage.min()} to {stage.max()}. List every stage in stages=."
         )
+    # Returns to go stop where an episode ends, so a missing mark would join two episodes.
     ended = arrays["terminated"].astype(bool) | arrays["truncated"].astype(bool)
     expected = last_steps(length)
     if not np.array_equal(ended, expected):
@@ -149,7 +151,7 @@ def check_images(task: int, key: str, images: NDArray[np.generic]) -> None:
     """Check that the images of a task are bytes: other numbers would be cut off silently.
 
     Raises:
-        ValueError: they are of another type.
+        ValueError: They are of another type.
     """
     if images.dtype != np.uint8:
         raise ValueError(

@@ -20,10 +20,10 @@ def context_from_episodes(
     """Return a context from whole recorded episodes of one task.
 
     Args:
-        episodes: each with observation [H, O], action [H, A], reward [H] and, for methods that need
+        episodes: Each with observation [H, O], action [H, A], reward [H] and, for methods that need
             it, next_observation [H, O], in order of time, as arrays or tensors; the lengths H may
             differ.
-        discount: that the method was trained with.
+        discount: Discount per step that the method was trained with.
 
     Returns:
         observation [B, O], action [B, A], reward [B], return_to_go [B], and next_observation [B, O]
@@ -31,7 +31,7 @@ def context_from_episodes(
         episode: R_t = r_t + discount R_{t+1}.
 
     Raises:
-        ValueError: no episodes, a key that is missing, or lengths that differ within an episode.
+        ValueError: No episodes, a key that is missing, or lengths that differ within an episode.
     """
     if not episodes:
         raise ValueError("Expected at least one episode to make a context, found none.")
@@ -64,6 +64,7 @@ def _returns_to_go(reward: NDArray[np.float64], discount: float) -> NDArray[np.f
     returns = np.zeros(len(reward))
     following = 0.0
     for step in reversed(range(len(reward))):
+        # In double precision, as the returns that the method was trained on.
         following = returns[step] = reward[step] + discount * following
     return returns
 
@@ -74,12 +75,12 @@ def check_context(
     """Return the fields of a context of one task, checked against a method's sizes.
 
     Args:
-        context: the fields, [B, ...], and any others, which are left out.
-        fields: that the method needs.
-        sizes: has ``observation_size`` and ``action_size``.
+        context: The fields, [B, ...], and any others, which are left out.
+        fields: Names of the fields that the method needs.
+        sizes: The method's settings, ``observation_size`` and ``action_size`` among them.
 
     Raises:
-        ValueError: names the field, what was expected and what was found.
+        ValueError: Names the field, what was expected and what was found.
     """
     checked: dict[str, Tensor] = {}
     for name in fields:
@@ -91,6 +92,7 @@ def check_context(
         size = next((key for key in ("observation", "action") if name.endswith(key)), None)
         shape = () if size is None else (sizes[f"{size}_size"],)
         kind = KINDS.get(name, torch.float32)
+        # Lists and arrays are welcome: a context often comes from a robot's log.
         value = torch.as_tensor(context[name], dtype=kind)
         if value.shape[1:] != shape or value.ndim != 1 + len(shape) or not len(value):
             raise ValueError(

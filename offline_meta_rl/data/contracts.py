@@ -26,7 +26,7 @@ class DataSizes:
         action_size: A.
         observation_shape: (C, h, w) of images.
         task_feature_size: F, numbers that tell a behaviour agent its task.
-        num_tasks: tasks of train and test splits together.
+        num_tasks: Tasks of train and test splits together.
     """
 
     observation_size: int
@@ -62,7 +62,7 @@ class BufferSlice:
         centre: Of ``middle`` rows, as a share of the task's rows.
 
     Raises:
-        ValueError: an unknown stage.
+        ValueError: An unknown stage.
     """
 
     stage: Literal["first", "middle", "last"]
@@ -125,11 +125,11 @@ class HasContexts(TaskData, Protocol):
         A task's context depends on the seed and the task alone, not on the other tasks.
 
         Args:
-            tasks: indices of T tasks.
-            size: transitions B of each.
-            seed: of the draw.
-            fields: what to return; None for the datamodule's own fields.
-            slice: part of the data to draw from; None for that of inner batches.
+            tasks: Indices of T tasks.
+            size: B, transitions of each task.
+            seed: Seed of the draw.
+            fields: What to return; None for the datamodule's own fields.
+            slice: Part of the data to draw from; None for that of inner batches.
 
         Returns:
             The contexts, [T, B].

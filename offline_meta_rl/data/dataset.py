@@ -22,8 +22,8 @@ class TaskDataset(StoredDataset):
     """A dataset opened for reading; make one with ``TaskDataset.open``.
 
     Attributes:
-        path: the dataset's folder.
-        manifest: what it holds.
+        path: The dataset's folder.
+        manifest: What it holds.
         transitions: TensorDict [N], memory-mapped: observation [N, O], action [N, A], reward [N],
             next_observation [N, O], terminated [N] bool, truncated [N] bool. Images are [N, C, h,
             w] uint8 and stored once: there is no next_observation.

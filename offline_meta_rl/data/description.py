@@ -177,10 +177,10 @@ def plain_returns(returns: GivenReturns) -> References:
     """Turn reference returns into lists.
 
     Args:
-        returns: name -> mean return of each task [T], or -> {name: [T]}.
+        returns: Name -> mean return of each task [T], or -> {name: [T]}.
 
     Raises:
-        ValueError: one is not finite or not a vector.
+        ValueError: One is not finite or not a vector.
     """
     result: References = {}
     for name, values in returns.items():

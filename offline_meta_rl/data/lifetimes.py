@@ -30,9 +30,9 @@ class EpisodeColumns(NamedTuple):
     """Whole episodes of one task, in order of time; diverged ones left out.
 
     Attributes:
-        start: first step, [E] int64.
-        length: steps, [E] int64.
-        returns: undiscounted return of the true reward, [E] float64.
+        start: First step, [E] int64.
+        length: Steps, [E] int64.
+        returns: Undiscounted return of the true reward, [E] float64.
     """
 
     start: NDArray[np.int64]
@@ -47,15 +47,15 @@ class LifetimeStorage:
     process.
 
     Args:
-        folder: where the files are.
+        folder: Where the files are.
         num_tasks: T.
         steps: L.
         observation_size: O.
         action_size: A.
-        terms: names of the reward's summands to keep.
+        terms: Names of the reward's summands to keep.
 
     Raises:
-        OSError: the disk has not enough room.
+        OSError: The disk has not enough room.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class LifetimeStorage:
         self.arrays: dict[str, NDArray[np.generic]] = {
             key: mapped.view(np.ndarray) for key, mapped in self._maps.items()
         }
+        # Rows of all tasks in one dimension: a draw for all agents is one index.
         self._flat = {key: torch.from_numpy(a).flatten(0, 1) for key, a in self.arrays.items()}
 
     def write(self, step: int, columns: Mapping[str, NDArray[np.generic]]) -> None:
@@ -102,20 +103,21 @@ class LifetimeStorage:
 
         Args:
             shape: (updates U, batch B).
-            steps: taken so far.
-            generator: source of the draws.
+            steps: Steps taken so far.
+            generator: Source of the draws.
 
         Returns:
             Rows [U, T, B] for ``gather``; those where the simulator diverged are drawn again.
 
         Raises:
-            RuntimeError: hardly any row is usable.
+            RuntimeError: Hardly any row is usable.
         """
         updates, batch = shape
         size = (updates, self.num_tasks, batch)
         first = self.steps * torch.arange(self.num_tasks)[:, None]
         rows = torch.randint(steps, size, generator=generator) + first
         for _ in range(100):
+            # Rejection keeps the draw uniform over the usable rows; divergences are rare.
             bad = self._flat["diverged"][rows]
             if not bad.any():
                 return rows
@@ -157,6 +159,7 @@ class LifetimeStorage:
             return EpisodeColumns(none, none, np.zeros(0))
         start = np.concatenate([[0], last[:-1] + 1])
         stop = int(last[-1]) + 1
+        # An episode is unusable from its first step if the simulation diverges in any of them.
         good = ~np.logical_or.reduceat(diverged[:stop], start)
         reward = self.arrays["reward"][task, :stop].astype(np.float64)
         returns = np.add.reduceat(reward, start)
@@ -172,8 +175,8 @@ def commit_lifetimes(
     name.
 
     Raises:
-        ValueError: a task has no whole episode, or a reference return is not finite.
-        OSError: the disk is full, or the folder cannot be written.
+        ValueError: A task has no whole episode, or a reference return is not finite.
+        OSError: The disk is full, or the folder cannot be written.
     """
     tables = [storage.episodes(task, storage.steps) for task in range(storage.num_tasks)]
     empty = [task for task, table in enumerate(tables) if not len(table.start)]
@@ -193,6 +196,7 @@ def commit_lifetimes(
         group, key = name.split("/")
         if group == "episodes":
             return write_array(folder, name, shape, dtype, [episodes[key]])
+        # Nothing has to go: the finished file is the dataset's array as it is.
         if all(count == storage.steps for count in kept):
             return _link(storage.folder / f"{key}.bin", folder, name, shape, dtype)
         return write_array(folder, name, shape, dtype, _kept_rows(storage, key, tables))
@@ -206,6 +210,7 @@ def _kept_rows(
 ) -> Iterator[NDArray[np.generic]]:
     """Yield the rows of whole episodes, task by task, some thousands at a time."""
     for task, table in enumerate(tables):
+        # +1 where a kept episode starts, -1 behind its end: the running sum marks kept rows.
         change = np.zeros(storage.steps + 1, dtype=np.int8)
         change[table.start] += 1
         change[table.start + table.length] -= 1

@@ -34,7 +34,7 @@ class ArrayEntry:
 
     Attributes:
         shape: All sizes, rows first.
-        dtype: numpy's name of the element type.
+        dtype: NumPy's name of the element type.
         file: Path relative to the dataset's folder.
         bytes: Size of the file.
         checksums: BLAKE2b (16 bytes, hexadecimal) of each chunk of ``chunk_bytes``.
@@ -70,6 +70,7 @@ class Manifest(Description):
     @property
     def checksum(self) -> str:
         """One string that identifies data, tasks and splits, whatever their provenance."""
+        # The same data collected again, on another day or with other packages, are the same.
         content = {key: value for key, value in asdict(self).items() if key != "provenance"}
         text = json.dumps(content, sort_keys=True, allow_nan=False)
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -84,8 +85,8 @@ class Manifest(Description):
         """Read the manifest of the dataset in a folder.
 
         Raises:
-            FileNotFoundError: there is none.
-            ValueError: see ``from_json``.
+            FileNotFoundError: There is none.
+            ValueError: See ``from_json``.
         """
         file = folder / MANIFEST_FILE
         if not file.is_file():
@@ -100,11 +101,11 @@ class Manifest(Description):
         """Parse and check the text of ``manifest.json``.
 
         Args:
-            text: the file's content.
-            file: named in errors.
+            text: The file's content.
+            file: Named in errors.
 
         Raises:
-            ValueError: names the file and the field that is missing, of another type, of an
+            ValueError: Names the file and the field that is missing, of another type, of an
                 unknown version, or at odds with another field.
         """
         values = _parse(text, file)
@@ -126,6 +127,7 @@ class Manifest(Description):
         except TypeError as error:
             raise ValueError(f"{file}: field 'arrays': {error}.") from error
         manifest = cls(**known)
+        # One is enough: nothing else can be trusted before it is mended.
         for name, problem in _problems(manifest):
             raise ValueError(f"{file}: field {name!r}: {problem}. Collect or copy the data again.")
         return manifest

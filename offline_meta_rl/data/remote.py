@@ -33,11 +33,11 @@ def local_dataset(path: str | Path) -> Path:
     Without a connection, a copy made before is used.
 
     Raises:
-        FileNotFoundError: there is no dataset at the URL.
-        ConnectionError: it cannot be read, and there is no copy.
-        ImportError: the URL's protocol needs another package.
-        ValueError: what arrived is not what the manifest says.
-        OSError: the disk is full; what has arrived is kept.
+        FileNotFoundError: There is no dataset at the URL.
+        ConnectionError: It cannot be read, and there is no copy.
+        ImportError: The URL's protocol needs another package.
+        ValueError: What arrived is not what the manifest says.
+        OSError: The disk is full; what has arrived is kept.
     """
     if not is_url(path):
         return Path(path)
@@ -49,6 +49,7 @@ def local_dataset(path: str | Path) -> Path:
         remote = _Remote(url)
         text = remote.manifest()
     except ConnectionError:
+        # Without the manifest the checksum is not known, so any copy of this URL will do.
         copies = [c for c in dataset_root().glob(f"{name}-*") if (c / MANIFEST_FILE).is_file()]
         if not copies:
             raise
@@ -88,6 +89,7 @@ class _Remote:
     def manifest(self) -> str:
         """Return the text of the manifest."""
         with self.open(MANIFEST_FILE) as stream, self.explained(MANIFEST_FILE):
+            # What lies at a URL may be anything: never read more than a manifest can be.
             content = stream.read(LARGEST_MANIFEST)
         return content.decode("utf-8", errors="replace")
 
@@ -122,6 +124,7 @@ def _copy(remote: _Remote, manifest: Manifest, text: str, target: Path) -> None:
     chunks = sum(len(entry.checksums) for entry in manifest.arrays.values())
     with progress_bar(f"Copying {remote.url}", chunks) as advance:
         for entry in manifest.arrays.values():
+            # The manifest comes from elsewhere: a path such as ../../.bashrc must not be written.
             parts = PurePosixPath(entry.file)
             if parts.is_absolute() or ".." in parts.parts or "\\" in entry.file:
                 raise ValueError(
@@ -147,6 +150,7 @@ def _copy_array(
         local = open(file, "r+b")  # noqa: SIM115 - closed by the with statement that follows
     with local:
         start = 0
+        # Chunks that are there and whole are kept; the first that differs is where to go on.
         for expected in entry.checksums:
             if checksum(local.read(chunk_bytes)) != expected:
                 break

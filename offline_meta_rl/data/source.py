@@ -37,15 +37,15 @@ class TaskSource(ABC):
         """Yield the episodes of one task, in the order of collection.
 
         Raises:
-            ValueError: names the file, the array and the row that is not as it should be.
+            ValueError: Names the file, the array and the row that is not as it should be.
         """
 
     def reference_returns(self, written: DatasetWriter, bars: Bars) -> GivenReturns:
         """Return the mean return of reference policies on each task; see ``Description``.
 
         Args:
-            written: has every task, for what is measured on the data themselves.
-            bars: to show progress on, where policies have yet to be rolled out.
+            written: The writer, which has every task by now, for what is measured on the data.
+            bars: Progress bars, for a source that rolls policies out.
         """
         return self.description.reference_returns
 
@@ -54,17 +54,17 @@ def write_dataset(source: TaskSource, target: str | Path, *, label: str) -> Path
     """Write a dataset from a source; go on where an interrupted call stopped.
 
     Args:
-        source: of the tasks.
-        target: folder of the dataset; must not exist.
-        label: of the progress bar.
+        source: Where the tasks come from.
+        target: Folder of the dataset; must not exist.
+        label: Label of the progress bar.
 
     Returns:
         The path of the finished dataset.
 
     Raises:
         FileExistsError: ``target`` exists.
-        ValueError: the source is damaged, or an interrupted call with other settings is in the way.
-        OSError: the disk is full; finished tasks are kept.
+        ValueError: The source is damaged, or an interrupted call with other settings is in the way.
+        OSError: The disk is full; finished tasks are kept.
     """
     path = local_target(target)
     provenance = source.origin | {"versions": package_versions(*source.packages)}
@@ -72,6 +72,7 @@ def write_dataset(source: TaskSource, target: str | Path, *, label: str) -> Path
         writer = DatasetWriter(path, source.description, provenance)
         advance = bars.add(label, writer.num_tasks + 1)
         for task in range(writer.num_tasks):
+            # A finished task stays; one that was interrupted begins anew, from its own seed.
             if not writer.has_task(task):
                 with bars.passing(f"Task {task}: transitions", source.task_size) as rows:
                     writer.write_blocks(task, source.blocks(task), rows)
@@ -83,7 +84,7 @@ def local_target(target: str | Path) -> Path:
     """Return a path to write at.
 
     Raises:
-        ValueError: it is a URL.
+        ValueError: It is a URL.
     """
     if "://" in str(target):
         raise ValueError(f"Expected a local path to write at, found {target}. Copy it there after.")

@@ -42,22 +42,23 @@ class StoredDataset:
         """Open a dataset.
 
         Args:
-            path: the dataset's folder.
-            verify: check every array's checksums now (True), on first touch (False), or now when
+            path: The dataset's folder.
+            verify: Check every array's checksums now (True), on first touch (False), or now when
                 the dataset is smaller than 1 GiB (None). Sizes and episodes are always checked.
 
         Returns:
             The dataset.
 
         Raises:
-            FileNotFoundError: there is no dataset there, or one of its files is missing.
-            ValueError: names the file and field that is not as it should be.
+            FileNotFoundError: There is no dataset there, or one of its files is missing.
+            ValueError: Names the file and field that is not as it should be.
         """
         path = Path(path)
         dataset = cls(path, Manifest.read(path))
         for key in EPISODE_KEYS:
             dataset._arrays[f"episodes/{key}"].verify()
         dataset._check_episodes()
+        # Checking 1 GiB takes seconds; more is checked when it is first used.
         small = sum(e.bytes for e in dataset.manifest.arrays.values()) < VERIFY_AT_OPEN_BYTES
         if verify or (verify is None and small):
             dataset.validate()
@@ -76,7 +77,7 @@ class StoredDataset:
         """Return an array, memory-mapped, whose chunks ``touch`` checks.
 
         Args:
-            name: as in the manifest: ``transitions/reward`` [N], ``episodes/length`` [E].
+            name: Name as in the manifest: ``transitions/reward`` [N], ``episodes/length`` [E].
         """
         return self._arrays[name].values
 
@@ -84,7 +85,7 @@ class StoredDataset:
         """Return (start, stop): the rows of one task.
 
         Raises:
-            ValueError: if there is no such task.
+            ValueError: There is no such task.
         """
         if not 0 <= task < self.manifest.num_tasks:
             raise ValueError(
@@ -97,7 +98,7 @@ class StoredDataset:
         """Return (train, test) task indices of a named split.
 
         Raises:
-            ValueError: if there is no such split.
+            ValueError: There is no such split.
         """
         if name not in self.manifest.splits:
             raise ValueError(
@@ -111,7 +112,7 @@ class StoredDataset:
         """Check every checksum, and every number for NaN and infinity, not checked before.
 
         Raises:
-            ValueError: names the first file and chunk that is not as it was written.
+            ValueError: Names the first file and chunk that is not as it was written.
         """
         for array in self._arrays.values():
             array.verify()
@@ -120,11 +121,12 @@ class StoredDataset:
         """Check the chunks that hold these rows (None: all) of these arrays, once each.
 
         Args:
-            keys: of ``transitions``, or ``final_observation``, whose rows are episodes.
-            rows: row numbers of any shape.
+            keys: Names of arrays of ``transitions``, or ``final_observation``, whose rows are
+                episodes.
+            rows: Row numbers of any shape.
 
         Raises:
-            ValueError: names the first file and chunk that is not as it was written.
+            ValueError: Names the first file and chunk that is not as it was written.
         """
         for key in keys:
             group = "episodes" if key == FINAL_KEY else "transitions"

@@ -72,6 +72,7 @@ class DatasetWriter:
             (self.partial / "parts").mkdir(parents=True, exist_ok=True)
             settings = {key: provenance[key] for key in ("seed", "config") if key in provenance}
             content = asdict(self.description) | {"settings": settings}
+            # They are measured at the end; all else must not change within one collection.
             del content["reference_returns"]
             check_same_collection(self.partial, {"schema_version": self._version} | content)
 
@@ -100,15 +101,15 @@ class DatasetWriter:
         """Write all episodes of one task; it is there completely or not at all.
 
         Args:
-            task: index of the task.
-            transitions: see ``TaskBlock``; ``stage``, ``length`` and ``final_observation`` too.
-            stage: index of the behaviour stage of each episode, [E].
-            length: steps of each episode, [E]; they sum to N.
-            final_observation: of image data, [E, C, h, w] uint8.
+            task: Index of the task.
+            transitions: Arrays of all episodes, as in ``TaskBlock``.
+            stage: Index of the behaviour stage of each episode, [E].
+            length: Steps of each episode, [E]; they sum to N.
+            final_observation: Last image of each episode, [E, C, h, w] uint8; for image data.
 
         Raises:
-            ValueError: names the array and what is wrong with it.
-            OSError: the disk is full, or the folder cannot be written.
+            ValueError: Names the array and what is wrong with it.
+            OSError: The disk is full, or the folder cannot be written.
         """
         self.write_blocks(task, [TaskBlock(transitions, stage, length, final_observation)])
 
@@ -123,19 +124,20 @@ class DatasetWriter:
         One block is in memory at a time.
 
         Args:
-            task: index of the task.
-            blocks: its episodes, in the order of collection.
-            advance: called after each block with its number of transitions.
+            task: Index of the task.
+            blocks: Its episodes, in the order of collection.
+            advance: Called after each block with its number of transitions.
 
         Raises:
-            ValueError: names the array and what is wrong with it.
-            OSError: the disk is full, or the folder cannot be written.
+            ValueError: Names the array and what is wrong with it.
+            OSError: The disk is full, or the folder cannot be written.
         """
         if not 0 <= task < self.num_tasks:
             raise ValueError(f"Unknown task {task}: expected 0 to {self.num_tasks - 1}.")
         part, receipt = self._part(task)
         count = rows = 0
         with explain_os_errors(self.partial):
+            # Blocks are members of one archive: a task is one file, and one block is in memory.
             with replacing(part) as file, zipfile.ZipFile(file, "w") as archive:
                 for block in blocks:
                     arrays = checked_block(task, block, self.description, rows)
@@ -149,6 +151,7 @@ class DatasetWriter:
                     advance(added)
                 if not count:
                     raise ValueError(f"Task {task}: expected at least one episode, found none.")
+            # Written last: a part without its receipt was interrupted and counts as missing.
             with replacing(receipt) as file:
                 text = json.dumps({"checksum": file_checksum(part), "blocks": count})
                 file.write(text.encode())
@@ -157,8 +160,9 @@ class DatasetWriter:
         """Return one array of a task that has been written, as a whole.
 
         Args:
-            task: index of the task.
-            key: of its transitions, ``stage``, ``length`` or ``final_observation``.
+            task: Index of the task.
+            key: Name of one of its arrays of transitions, ``stage``, ``length`` or
+                ``final_observation``.
         """
         return np.concatenate(list(self._load(task, key)))
 
@@ -171,9 +175,9 @@ class DatasetWriter:
                 normalised.
 
         Raises:
-            RuntimeError: a task is missing.
-            ValueError: a reference return is missing for a task or is not finite.
-            OSError: the disk is full, or the folder cannot be written.
+            RuntimeError: A task is missing.
+            ValueError: A reference return is missing for a task or is not finite.
+            OSError: The disk is full, or the folder cannot be written.
         """
         missing = [task for task in range(self.num_tasks) if not self.has_task(task)]
         if missing:
@@ -206,14 +210,15 @@ class DatasetWriter:
         """Write the final arrays and the manifest, give the dataset its name, return its path.
 
         Args:
-            reference_returns: see ``commit``.
-            num_episodes: of each task, [T].
-            num_transitions: of each task, [T].
-            write: given the folder and an array's name, shape and dtype, writes its file.
+            reference_returns: Mean returns of reference policies; see ``commit``.
+            num_episodes: Episodes of each task, [T].
+            num_transitions: Transitions of each task, [T].
+            write: Writes the file of one array, given the folder and the array's name, shape and
+                dtype.
 
         Raises:
-            ValueError: a reference return is missing for a task or is not finite.
-            OSError: the disk is full, or the folder cannot be written.
+            ValueError: A reference return is missing for a task or is not finite.
+            OSError: The disk is full, or the folder cannot be written.
         """
         described = replace(self.description, reference_returns=plain_returns(reference_returns))
         empty = Manifest(
@@ -239,6 +244,7 @@ class DatasetWriter:
             Manifest.from_json(text, folder / MANIFEST_FILE)
             with replacing(folder / MANIFEST_FILE) as file:
                 file.write(text.encode())
+            # The rename is the one moment at which the dataset comes to be.
             os.rename(folder, self.path)
             sync_folder(self.path.parent)
             shutil.rmtree(self.partial, ignore_errors=True)
@@ -268,9 +274,9 @@ def episode_columns(
     """Return the table of E episodes as a dataset stores it: task, stage, start, length, [E] each.
 
     Args:
-        counts: episodes of each task, [T]; they sum to E.
-        stage: index of each episode's stage, [E].
-        length: steps of each episode, [E].
+        counts: Episodes of each task, [T]; they sum to E.
+        stage: Index of each episode's stage, [E].
+        length: Steps of each episode, [E].
     """
     return {
         "task": np.repeat(np.arange(len(counts)), counts),
@@ -284,11 +290,11 @@ def check_same_collection(partial: Path, settings: Mapping[str, object]) -> None
     """Refuse to mix the parts of two collections; keep the settings of the first.
 
     Args:
-        partial: folder of the unfinished collection.
-        settings: all that decides what is collected, in plain JSON types.
+        partial: Folder of the unfinished collection.
+        settings: All that decides what is collected, in plain JSON types.
 
     Raises:
-        ValueError: names the settings that differ.
+        ValueError: Names the settings that differ.
     """
     file = partial / "collection.json"
     text = json.dumps(settings, allow_nan=False)
@@ -309,7 +315,7 @@ def _checked_parameters(description: Description) -> list[list[float]]:
     """Return the task parameters, [T, P].
 
     Raises:
-        ValueError: they are not numbers, or not equally many for each task.
+        ValueError: They are not numbers, or not equally many for each task.
     """
     parameters = np.asarray(description.task_parameters, dtype=np.float64)
     if parameters.ndim != 2 or not np.isfinite(parameters).all():

@@ -55,8 +55,8 @@ def read_settings(file: Path | None, folder: Path) -> DescriptionFile:
     """Read a description; without one, ``description.yaml`` or ``.json`` in the data's folder.
 
     Raises:
-        FileNotFoundError: the file is not there.
-        ValueError: names the key that is unknown or of another type.
+        FileNotFoundError: The file is not there.
+        ValueError: Names the key that is unknown or of another type.
     """
     if file is None:
         file = next((folder / n for n in FILE_NAMES if (folder / n).is_file()), None)
@@ -95,15 +95,15 @@ def describe(
     """Complete a description.
 
     Args:
-        settings: keys of a description file and of the command's options.
-        where: the source, named in errors.
-        num_tasks: tasks found in the source, T.
-        observation_space: as found there.
-        action_space: as found there.
-        default_stage: name of the only stage, unless stages are described.
+        settings: What a description file and the command's options say, by key.
+        where: Name of the source, for errors.
+        num_tasks: Tasks found in the source, T.
+        observation_space: The space found there.
+        action_space: The space found there.
+        default_stage: Name of the only stage, unless stages are described.
 
     Raises:
-        ValueError: something is missing, or does not fit the data.
+        ValueError: Something is missing, or does not fit the data.
     """
     environment, family = _environment(settings, where)
     name = settings.get("family") or (family.name if family else None)
@@ -138,6 +138,7 @@ def _environment(settings: DescriptionFile, where: Path) -> tuple[Environment, "
     env_id = given.get("id") if given else None
     wanted = env_id or settings.get("family")
     for family in FAMILIES.values():
+        # Either name of a built-in family is enough: all else about it is known.
         if wanted in (family.name, family.env_id):
             environment: Environment = {
                 "id": family.env_id,
@@ -174,8 +175,10 @@ def _parameters(
                 "List them in the description (task_parameters: [[...], ...]), or pass "
                 "--task_seed if the tasks are the family's own."
             )
+        # The first tasks of a family are the same however many there are.
         given = family.task_parameters(seed)[:num_tasks].tolist()
     elif given is None:
+        # An environment from outside has no parameters that are known: number the tasks.
         given = [[float(task)] for task in range(num_tasks)]
     try:
         parameters = np.asarray(given, dtype=np.float64)

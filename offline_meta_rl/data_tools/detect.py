@@ -14,11 +14,12 @@ def format_of(folder: Path) -> str:
     """Return the format of the data in a folder.
 
     Raises:
-        FileNotFoundError: there is no folder, or nothing in it that could be data.
+        FileNotFoundError: There is no folder, or nothing in it that could be data.
     """
     if (folder / MANIFEST_FILE).is_file():
         return "native"
     if folder.is_dir():
+        # MACAW's files are HDF5 too, so look for their names before any HDF5 file.
         if any(folder.glob("buffers_*_sub_task_0.hdf5")):
             return "macaw"
         if next(folder.rglob("metadata.json"), None) is not None:
@@ -43,17 +44,17 @@ def open_source(
     """Open data of any format.
 
     Args:
-        path: its folder, or the URL of a dataset.
+        path: Folder of the data, or the URL of a dataset.
         form: "native", "minari", "macaw" or "folder"; None to look.
-        description: file that describes data of others; None for the one in the folder, if any.
-        options: keys of a description that take precedence over the file.
-        stride: keep every k-th episode of MACAW's data.
-        pickles: folder of MACAW's task pickles.
+        description: File that describes data of others; None for the one in the folder, if any.
+        options: Keys of a description that take precedence over the file.
+        stride: Keep every k-th episode of MACAW's data.
+        pickles: Folder of MACAW's task pickles.
 
     Raises:
-        FileNotFoundError: there is nothing.
-        ValueError: the data is damaged, or something must be described.
-        ImportError: a package is not installed.
+        FileNotFoundError: There is nothing at the path.
+        ValueError: The data is damaged, or something must be described.
+        ImportError: A package is not installed.
     """
     folder = local_dataset(path)
     form = form or format_of(folder)

@@ -20,10 +20,10 @@ class Finding(NamedTuple):
     """One thing that is wrong.
 
     Attributes:
-        task: index of the task; None for the whole dataset.
-        array: its name, or the manifest's field; None if it is none in particular.
-        row: of the array, counted over all tasks.
-        message: what was expected, what was found, what to do.
+        task: Index of the task; None for the whole dataset.
+        array: Name of the array, or of the manifest's field; None for no array in particular.
+        row: Row of the array, counted over all tasks.
+        message: What was expected, what was found, what to do.
     """
 
     task: int | None
@@ -60,6 +60,7 @@ def episode_findings(
                 f"expected {expected}; found {int(episodes[key][row])} ({len(rows)} such "
                 "episodes). Write the dataset again.",
             )
+    # By the manifest's counts and not the file's tasks, which may be what is wrong.
     totals = np.bincount(expected_task, weights=length, minlength=manifest.num_tasks)
     for index in np.flatnonzero(totals != np.asarray(manifest.num_transitions)):
         yield Finding(
@@ -77,9 +78,10 @@ def task_findings(
     """Yield what is wrong with the episodes of one task, the first row of each kind.
 
     Args:
-        dataset: the dataset.
-        task: index of the task.
-        returns: what the reader computes for all rows, [N]; None to leave them out.
+        dataset: The dataset.
+        task: Index of the task.
+        returns: Returns to go of all rows as the reader computes them, [N]; None to leave them
+            unchecked.
     """
     first, stop = dataset.task_rows(task)
     own = dataset.values("episodes/task") == task
@@ -95,6 +97,7 @@ def task_findings(
         yield from _next_findings(dataset, task, first, end)
     if returns is not None:
         reward = dataset.values("transitions/reward")[first:stop]
+        # Training reads returns from a fast pass over all episodes; this is a slow one.
         rows = disagreement(returns[first:stop], backward_returns(reward, ended, DISCOUNT))
         if len(rows):
             yield Finding(
@@ -151,7 +154,7 @@ def check_block(description: Description, task: int, block: TaskBlock, first_row
     """Check a block of episodes as a conversion would, and that its rows follow one another.
 
     Raises:
-        ValueError: names the task, the array and the row that is not as it should be.
+        ValueError: Names the task, the array and the row that is not as it should be.
     """
     arrays = {key: np.asarray(block.transitions[key]) for key in TRANSITION_KEYS}
     length = np.asarray(block.length, dtype=np.int64)

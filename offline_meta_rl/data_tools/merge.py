@@ -27,7 +27,7 @@ def merged(datasets: Sequence[StoredDataset]) -> EpisodeSource:
     Splits and reference returns are kept where every dataset has them.
 
     Raises:
-        ValueError: the datasets do not fit together, or two are the same.
+        ValueError: The datasets do not fit together, or two are the same.
     """
     first = datasets[0].manifest
     for dataset in datasets[1:]:
@@ -40,6 +40,7 @@ def merged(datasets: Sequence[StoredDataset]) -> EpisodeSource:
                 )
     seen: dict[str, StoredDataset] = {}
     for dataset in datasets:
+        # By the arrays and not the manifest: a copy with other splits is the same data.
         twin = seen.setdefault(_data_checksum(dataset), dataset)
         if twin is not dataset:
             raise ValueError(
@@ -47,6 +48,7 @@ def merged(datasets: Sequence[StoredDataset]) -> EpisodeSource:
                 "found every one twice. Name each dataset once."
             )
     tasks: dict[tuple[float, ...], int] = {}
+    # Tasks are told apart by their parameters: numbers mean nothing across datasets.
     places = [
         [tasks.setdefault(tuple(p), len(tasks)) for p in d.manifest.task_parameters]
         for d in datasets
@@ -54,6 +56,7 @@ def merged(datasets: Sequence[StoredDataset]) -> EpisodeSource:
     stages = list(dict.fromkeys(stage for d in datasets for stage in d.manifest.stages))
     parts: list[list[Part]] = [[] for _ in tasks]
     for dataset, place in zip(datasets, places, strict=True):
+        # Stages are the same if their names are; each dataset has numbers of its own.
         renamed = np.asarray([stages.index(name) for name in dataset.manifest.stages])
         task, stage = (dataset.values(f"episodes/{key}") for key in ("task", "stage"))
         for own, new in enumerate(place):
@@ -75,12 +78,12 @@ def selected(
     """Return some episodes of a dataset; tasks and stages without any are left out.
 
     Args:
-        dataset: the dataset.
-        keep: which episodes, [E].
-        origin: how they were chosen.
+        dataset: The dataset.
+        keep: Which episodes to keep, [E].
+        origin: How they were chosen, for the provenance.
 
     Raises:
-        ValueError: no episode is left.
+        ValueError: No episode is left.
     """
     manifest = dataset.manifest
     if not keep.any():
@@ -123,7 +126,7 @@ def chosen_episodes(
         Whether each episode is chosen, [E].
 
     Raises:
-        ValueError: an unknown task or stage, or a fraction outside (0, 1).
+        ValueError: An unknown task or stage, or a fraction outside (0, 1).
     """
     manifest = dataset.manifest
     task, stage = (dataset.values(f"episodes/{key}") for key in ("task", "stage"))
@@ -146,10 +149,12 @@ def chosen_episodes(
         if not 0.0 < fraction < 1.0:
             raise ValueError(f"Fraction: expected a number between 0 and 1, found {fraction}.")
         random = np.random.default_rng(seed)
+        # A share of every (task, stage), so that no stage of a task is lost by chance.
         for group in np.unique(task * len(manifest.stages) + stage):
             episodes = np.flatnonzero(task * len(manifest.stages) + stage == group)
             order = random.permutation(episodes)
             count = round(fraction * len(episodes))
+            # At least one episode on each side, where there are two: both halves of a split.
             keep[order[max(1, min(count, len(episodes) - 1)) :]] = False
     return keep
 

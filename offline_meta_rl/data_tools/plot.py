@@ -1,13 +1,13 @@
 """A picture of a dataset: returns, learning curves of the behaviour, where the tasks lead."""
 
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from offline_meta_rl.common.files import save_figure
 from offline_meta_rl.data.stored import StoredDataset
 from offline_meta_rl.data_tools.statistics import EpisodeStatistics, episode_statistics
 
@@ -25,8 +25,8 @@ def plot(dataset: StoredDataset, path: str | Path) -> None:
     """Draw return histograms, behaviour learning curves and the overlap of visited states.
 
     Args:
-        dataset: the dataset.
-        path: of the PNG; replaced when complete.
+        dataset: The dataset.
+        path: Path of the PNG; replaced when complete.
     """
     from matplotlib.figure import Figure
 
@@ -43,10 +43,7 @@ def plot(dataset: StoredDataset, path: str | Path) -> None:
     image = visits.imshow(overlap(dataset), vmin=0.0, vmax=1.0, cmap="viridis")
     visits.set(title="overlap of visited states", xlabel="task", ylabel="task")
     figure.colorbar(image, ax=visits, shrink=0.8)
-    target = Path(path)
-    partial = target.with_name(f".{target.stem}.partial.png")
-    figure.savefig(partial, dpi=120, format="png")
-    os.replace(partial, target)
+    save_figure(figure, path)
 
 
 def overlap(dataset: StoredDataset, seed: int = 0) -> NDArray[np.float64]:
@@ -70,11 +67,13 @@ def overlap(dataset: StoredDataset, seed: int = 0) -> NDArray[np.float64]:
         samples.append(sample.reshape(size, -1).astype(np.float64))
     every = np.concatenate(samples)
     centre, spread = every.mean(0), every.std(0)
+    # A number that never changes separates no tasks; it must not divide by zero.
     spread[spread == 0.0] = 1.0
     _, directions = np.linalg.eigh(
         np.cov(((every - centre) / spread).T, ddof=0).reshape(every.shape[1], every.shape[1])
     )
     points = [(part - centre) / spread @ directions[:, -2:] for part in samples]
+    # A few far observations would leave most of the grid empty.
     low, high = (np.quantile(np.concatenate(points), q, axis=0) for q in (0.005, 0.995))
     cell = np.where(high > low, (high - low) / CELLS, 1.0)
     shares = []
@@ -125,6 +124,7 @@ def _draw_curves(axes: "Axes", episodes: EpisodeStatistics, stages: list[str]) -
     mean = np.bincount(number, weights=episodes.returns) / counts
     width = max(1, len(mean) // 50)
     kernel = np.ones(width)
+    # Weighed by how many tasks have such an episode; the ends average over fewer.
     smooth = np.convolve(mean * counts, kernel, "same") / np.convolve(counts, kernel, "same")
     shared = np.flatnonzero(2 * counts >= counts[0])  # where most tasks have an episode
     axes.plot(shared, smooth[shared], color="black", linewidth=1.5, label="mean over tasks")

@@ -15,12 +15,13 @@ def backward_returns(
     Args:
         reward: [N], rows in time order.
         end: [N], the last row of every episode; R starts again from 0 there.
-        discount: per step.
+        discount: Discount per step.
     """
     result = np.empty(len(reward))
     carry = 0.0
     for stop in range(len(reward), 0, -ROWS):
         start = max(0, stop - ROWS)
+        # Python's own numbers: adding single NumPy numbers takes twice as long.
         values: list[float] = reward[start:stop].astype(np.float64).tolist()
         last = end[start:stop].tolist()
         for row in reversed(range(len(values))):

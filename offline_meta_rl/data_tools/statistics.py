@@ -12,10 +12,10 @@ class EpisodeStatistics(NamedTuple):
     """What is known of each of E episodes, in the order of task and collection.
 
     Attributes:
-        task: index, [E].
-        stage: index, [E].
-        length: steps, [E].
-        returns: undiscounted, [E].
+        task: Index of its task, [E].
+        stage: Index of its stage, [E].
+        length: Number of steps, [E].
+        returns: Undiscounted return, [E].
     """
 
     task: NDArray[np.int64]
@@ -35,6 +35,7 @@ def episode_statistics(dataset: StoredDataset) -> EpisodeStatistics:
         first, stop = dataset.task_rows(index)
         dataset.touch(["reward"], np.arange(first, stop))
         own = task == index
+        # Single precision loses digits over a thousand steps.
         values = reward[first:stop].astype(np.float64)
         returns[own] = np.add.reduceat(values, start[own] - first)
     return EpisodeStatistics(task, stage, length, returns)

@@ -35,13 +35,13 @@ def validate(path: Path) -> list[Finding]:
     """Check a dataset: manifest, files, checksums, numbers, episodes, returns to go.
 
     Args:
-        path: the dataset's folder.
+        path: The dataset's folder.
 
     Returns:
         All that is wrong; empty for a good dataset.
 
     Raises:
-        FileNotFoundError: there is no dataset.
+        FileNotFoundError: There is no dataset.
     """
     file = path / MANIFEST_FILE
     if not file.is_file():
@@ -51,6 +51,7 @@ def validate(path: Path) -> list[Finding]:
         )
     try:
         manifest = Manifest.from_json(file.read_text(encoding="utf-8"), file)
+    # A damaged manifest can break the reader anywhere; any error of it is a finding.
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         return [Finding(None, MANIFEST_FILE, None, str(error))]
     findings = list(_manifest_findings(manifest))
@@ -63,6 +64,7 @@ def validate(path: Path) -> list[Finding]:
             if array is not None:
                 findings += _chunk_findings(array, manifest, advance)
                 arrays[name] = array.values
+        # Episodes cannot be followed through arrays that are not whole.
         if set(arrays) != set(manifest.arrays):
             return findings
         broken = list(
@@ -71,6 +73,7 @@ def validate(path: Path) -> list[Finding]:
             )
         )
         findings += broken
+        # Tasks are found by the table of episodes, so it has to be right.
         if not broken:
             from offline_meta_rl.data.dataset import TaskDataset  # imports PyTorch
 

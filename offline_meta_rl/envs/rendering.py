@@ -77,7 +77,7 @@ class Camera:
     """Draws a model from one place; belongs to the thread that makes it.
 
     Args:
-        model: a ``mujoco.MjModel``.
+        model: A ``mujoco.MjModel``.
         size: Pixels of a side; at most those of the model's off-screen buffer.
         azimuth: Direction of view around the vertical axis, degrees.
         elevation: Direction of view above the horizontal plane, degrees.

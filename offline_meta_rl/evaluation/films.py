@@ -84,7 +84,7 @@ def film_episode(env: gymnasium.Env, policy: nn.Module, *, seed: int) -> Frames:
     """Return the frames [H, height, width, 3] of one episode with mean actions.
 
     Args:
-        env: a gymnasium environment with ``render_mode="rgb_array"``.
+        env: A gymnasium environment with ``render_mode="rgb_array"``.
         policy: Maps observations [1, O] to mean actions [1, A].
         seed: Seed of the initial state.
     """

@@ -30,7 +30,7 @@ def check_datamodule(datamodule: object) -> EvaluationData:
     """Check that a datamodule can be evaluated on; return it, typed.
 
     Raises:
-        TypeError: a datamodule that has no task dataset.
+        TypeError: A datamodule that has no task dataset.
     """
     if not isinstance(datamodule, EvaluationData):
         raise TypeError(

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from offline_meta_rl.common import statistics
+from offline_meta_rl.common.files import save_figure
 from offline_meta_rl.common.statistics import Array, Estimate
 from offline_meta_rl.experiments.gather import ArmResults
-from offline_meta_rl.reports.curves import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

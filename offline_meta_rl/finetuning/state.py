@@ -1,7 +1,6 @@
 """The state of a fine-tuning that is not done: saved whole, and continued by the same command."""
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from offline_meta_rl.common.checkpoints import read_tensors
+from offline_meta_rl.common.files import replacing
 
 
 def weights_digest(weights: Mapping[str, Tensor]) -> str:
@@ -29,11 +29,8 @@ def save_state(state: Mapping[str, Any], path: Path) -> None:
         path: The file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    # Written beside its place and moved there: an interruption while writing leaves the last state
-    # whole.
-    torch.save(dict(state), partial)
-    os.replace(partial, path)
+    with replacing(path) as file:  # an interruption leaves the last state whole
+        torch.save(dict(state), file)
 
 
 def load_state(path: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -3,7 +3,6 @@
 Matplotlib is imported when a picture is drawn.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from offline_meta_rl.common.files import save_figure
 from offline_meta_rl.evaluation.result_files import HistoryPoint, TaskCurve
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
 Array = NDArray[np.float64]
 
@@ -154,11 +154,3 @@ def binned(steps: ArrayLike, returns: ArrayLike, count: int = 50) -> tuple[Array
         np.bincount(bins, weights=ends, minlength=groups) / sizes,
         np.bincount(bins, weights=values, minlength=groups) / sizes,
     )
-
-
-def save_figure(figure: "Figure", path: str | Path) -> None:
-    """Write a figure under a temporary name, then give it its own."""
-    target = Path(path)
-    partial = target.with_name(f".{target.stem}.partial{target.suffix}")
-    figure.savefig(partial, dpi=120)
-    os.replace(partial, target)

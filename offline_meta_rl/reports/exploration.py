@@ -50,7 +50,7 @@ def print_exploration(
         diagnosis: PNG of what beliefs say about the task to write.
 
     Raises:
-        ValueError: an arm that is not NAME=FILE,FILE,...
+        ValueError: An arm that is not NAME=FILE,FILE,...
     """
     arms: dict[str, list[Result]] = {
         name: [json.loads(file.read_text()) for file in files]
@@ -74,7 +74,7 @@ def print_probe_table(*, arm: list[str]) -> None:
             option for more arms.
 
     Raises:
-        ValueError: an arm that is not NAME=FILE,FILE,...
+        ValueError: An arm that is not NAME=FILE,FILE,...
     """
     probes: dict[str, list[dict[str, float]]] = {
         name: [json.loads(file.read_text())["probe"] for file in files]
@@ -87,7 +87,7 @@ def files_of(arm: str) -> tuple[str, list[Path]]:
     """Split NAME=FILE,FILE,...
 
     Raises:
-        ValueError: there is no name, or no file.
+        ValueError: There is no name, or no file.
     """
     name, _, files = arm.partition("=")
     if not name or not files:

@@ -7,9 +7,9 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from offline_meta_rl.common.files import save_figure
 from offline_meta_rl.evaluation.diagnosis import Diagnosis
 from offline_meta_rl.evaluation.exploration import ExplorationPoint
-from offline_meta_rl.reports.curves import save_figure
 
 COLOURS = ("tab:blue", "tab:orange", "tab:green", "tab:red", "tab:purple", "tab:brown")
 
@@ -33,8 +33,8 @@ def success_figure(
 
     Args:
         curves: Label -> points by the number of exploration episodes done.
-        path: of the PNG; replaced when complete.
-        chance: success of guessing, drawn as a line; None for no line.
+        path: Path of the PNG; replaced when complete.
+        chance: Success of guessing, drawn as a line; None for no line.
     """
     from matplotlib.figure import Figure
 
@@ -64,8 +64,8 @@ def probe_figure(history: Sequence[ProbePoint], path: str | Path, *, chance: flo
 
     Args:
         history: Points of one run; the last one says which labels are drawn.
-        path: of the PNG; replaced when complete.
-        chance: accuracy of guessing.
+        path: Path of the PNG; replaced when complete.
+        chance: Accuracy of guessing.
     """
     from matplotlib.figure import Figure
 
@@ -90,8 +90,8 @@ def reconstruction_grid(
 
     Args:
         images: [R, P, C, h, w], R meta-trajectories at P positions.
-        reconstructions: alike.
-        magnify: whole number by which every pixel grows.
+        reconstructions: Their reconstructions, likewise.
+        magnify: Whole number by which every pixel grows.
 
     Returns:
         One picture [height, width, 3], rows separated by white lines.
@@ -124,8 +124,8 @@ def diagnosis_figure(
 
     Args:
         diagnoses: Label -> what ``diagnose`` returns.
-        path: of the PNG; replaced when complete.
-        chance: probability of guessing the task.
+        path: Path of the PNG; replaced when complete.
+        chance: Probability of guessing the task.
     """
     from matplotlib.figure import Figure
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from offline_meta_rl.reports.curves import save_figure
+from offline_meta_rl.common.files import save_figure
 
 Array = NDArray[np.float64]
 

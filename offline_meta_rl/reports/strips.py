@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from offline_meta_rl.behaviour.policy import acting
 from offline_meta_rl.behaviour.scripted import ScriptedBehaviour
+from offline_meta_rl.common.files import save_figure
 from offline_meta_rl.envs import FAMILIES
 from offline_meta_rl.envs.scripted import ScriptedFamily
 from offline_meta_rl.evaluation.rollout import Episodes, run_episodes
@@ -75,7 +76,7 @@ def draw_strip(episodes: Episodes, path: str | Path, *, every: int = 1) -> None:
             panel.imshow(images[step], interpolation="nearest")
             rewarded = step > 0 and episodes.reward[step - 1, task] > 0
             panel.spines[:].set(color="limegreen" if rewarded else "black", linewidth=2.5)
-    figure.savefig(path, dpi=100, format="png")
+    save_figure(figure, path, dpi=100)
 
 
 def _images(episodes: Episodes, task: int) -> NDArray[np.uint8]:

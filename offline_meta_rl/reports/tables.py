@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+from offline_meta_rl.common.files import save_figure
 from offline_meta_rl.evaluation.result_files import ResultFile
 
 SUMMARY = (
@@ -169,4 +170,4 @@ def draw_evaluations(results: Results, path: Path) -> None:
     figure.supylabel("normalised return", fontsize="medium")
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path)

@@ -61,7 +61,7 @@ def test_plot(tmp_path: Path) -> None:
     with Image.open(tmp_path / "picture.png") as image:
         assert image.size == (1800, 576)
         assert len(set(image.convert("L").resize((60, 20)).tobytes())) > 20
-    assert list(tmp_path.glob("*partial*")) == []
+    assert list(tmp_path.glob("*.tmp")) == []
 
 
 def test_overlap_tells_tasks_apart(tmp_path: Path) -> None:

@@ -15,14 +15,14 @@ def whole_episodes(
 
     Args:
         chunks: (arrays of the same rows, whether a row is the last of its episode).
-        where: named in errors.
-        horizon: longest episode there may be, which bounds the memory.
+        where: Name of the source, for errors.
+        horizon: Longest episode there may be, which bounds the memory.
 
     Yields:
         (arrays, length of each episode).
 
     Raises:
-        ValueError: an episode is longer than the horizon, or the last one has no end.
+        ValueError: An episode is longer than the horizon, or the last one has no end.
     """
     carried: list[tuple[Columns, NDArray[np.bool_]]] = []
     done = 0
@@ -37,6 +37,7 @@ def whole_episodes(
             _check_length(int(length.max()), horizon, where, done)
             yield block, length
             done += waiting
+            # What follows the last end of this chunk is the beginning of an episode.
             carried = [_take(rows, end, int(last[-1]) + 1, len(end))]
         else:
             _check_length(waiting, horizon, where, done)

@@ -14,6 +14,7 @@ def fingerprint(root: Path, files: Iterable[Path]) -> str:
     lines = []
     for file in files:
         status = file.stat()
+        # Sizes and times, not content: reading all of it would take as long as converting.
         lines.append(f"{file.relative_to(root)} {status.st_size} {status.st_mtime_ns}")
     return hashlib.blake2b("\n".join(lines).encode(), digest_size=16).hexdigest()
 
@@ -27,12 +28,12 @@ def number_tasks(names: Sequence[str], numbers: Sequence[int], where: Path) -> d
     """Return task -> name, in the order of tasks.
 
     Args:
-        names: of files or datasets.
-        numbers: task of each.
-        where: named in errors.
+        names: Names of files or datasets.
+        numbers: Task of each name.
+        where: Name of the source, for errors.
 
     Raises:
-        ValueError: there is none, two are the same task, or one is missing.
+        ValueError: There is none, two are the same task, or one is missing.
     """
     if not names:
         raise ValueError(f"{where}: expected the data of at least one task, found none.")
@@ -57,10 +58,10 @@ def shared_spaces(found: Mapping[Path, tuple[Space, Space]]) -> tuple[Space, Spa
     """Return the observation and action space that all tasks share.
 
     Args:
-        found: file or folder of each task -> its (observation space, action space).
+        found: File or folder of each task -> its (observation space, action space).
 
     Raises:
-        ValueError: names the first task whose spaces are others.
+        ValueError: Names the first task whose spaces are others.
     """
     expected = next(iter(found.values()))
     for place, spaces in found.items():

@@ -42,13 +42,13 @@ class MacawFolder(TaskSource):
     """Reads such a folder.
 
     Args:
-        folder: of the files.
-        settings: of the description, see ``describe``; the family is known from the file names.
-        stride: keep every k-th episode.
-        pickles: folder of the task pickles, which hold the task parameters; None for none.
+        folder: Folder of the files.
+        settings: Settings of the description, see ``describe``; the file names tell the family.
+        stride: Keep every k-th episode.
+        pickles: Folder of the task pickles, which hold the task parameters; None for none.
 
     Raises:
-        ValueError: a file is damaged or does not fit, a task is missing or there twice.
+        ValueError: A file is damaged or does not fit, a task is missing or there twice.
     """
 
     def __init__(
@@ -105,6 +105,7 @@ class MacawFolder(TaskSource):
             for block, length in whole_episodes(chunks, where=str(file), horizon=horizon):
                 transitions = _forwards(block, length, discount, f"{file}", read)
                 read += int(length.sum())
+                # Every k-th episode thins a lifetime evenly, from its first to its last.
                 kept = (np.arange(episodes, episodes + len(length)) % self._stride) == 0
                 episodes += len(length)
                 if kept.any():
@@ -146,6 +147,7 @@ def _stored_episodes(rows: RowFile, discount: float) -> Iterator[tuple[Columns, 
             else {key: np.concatenate([held[key], chunk[key]]) for key in KEYS}
         )
         first = _is_last_step(joined, discount)
+        # Whether a row ends its episode is seen from the row after, so one row waits.
         held = {key: array[-1:] for key, array in joined.items()}
         if len(first) > 1:
             yield {key: array[:-1] for key, array in joined.items()}, first[1:]
@@ -158,9 +160,11 @@ def _is_last_step(rows: Columns, discount: float) -> NDArray[np.bool_]:
     to_end = rows["terminal_discounts"].reshape(-1).astype(np.float64)
     first = np.ones(len(to_end), dtype=bool)
     if discount < 1.0:
+        # Stored backwards, each row is one step further from the end.
         expected = discount * to_end[:-1]
         first[1:] = np.abs(to_end[1:] - expected) > 1e-3 * to_end[:-1]
     else:
+        # Without discounting all are 1; then rows that do not follow each other tell.
         first[1:] = (rows["next_obs"][1:] != rows["obs"][:-1]).any(axis=1)
     return first | rows["terminals"].reshape(-1)
 
@@ -227,6 +231,7 @@ def _walker_exponents(task: Mapping[str, ArrayLike], file: Path) -> list[float]:
     for name, (array, base) in WalkerParams.scaled_arrays(model).items():
         nominal = np.asarray(array, dtype=np.float64).reshape(-1)
         found = np.asarray(task[name], dtype=np.float64).reshape(-1)
+        # A parameter that is 0 stays 0 whatever its power, so it says nothing: power 0.
         ratio = np.ones(len(nominal))
         scaled = nominal != 0.0
         if len(found) == len(nominal):

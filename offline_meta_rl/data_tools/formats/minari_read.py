@@ -66,11 +66,11 @@ class MinariFolder(TaskSource):
     project wrote knows its task itself.
 
     Args:
-        folder: of the datasets, for instance Minari's own.
-        settings: of the description, see ``describe``; not needed for datasets written here.
+        folder: Folder of the datasets, for instance Minari's own.
+        settings: Settings of the description, see ``describe``; datasets written here need none.
 
     Raises:
-        ValueError: a dataset is damaged or does not fit, a task is missing or there twice.
+        ValueError: A dataset is damaged or does not fit, a task is missing or there twice.
         ImportError: Minari is not installed.
     """
 
@@ -83,6 +83,7 @@ class MinariFolder(TaskSource):
         tasks = number_tasks(names, numbers, folder)
         self._folders = {task: folder / name for task, name in tasks.items()}
         self._storages = {task: self._read(path) for task, path in self._folders.items()}
+        # Only a folder that this project wrote as a whole describes itself.
         own = [entry[METADATA_KEY] for entry in metadata if METADATA_KEY in entry]
         if len(own) == len(metadata):
             self.description = _own_description(own, folder, len(tasks))
@@ -146,6 +147,7 @@ class MinariFolder(TaskSource):
                     "Convert it."
                 )
         truncated = np.array(found["truncations"], dtype=bool)
+        # Minari lets an episode stop without a mark; here one that is cut is truncated.
         truncated[-1] |= not found["terminations"][-1]
         name = str(about.get("stage", self.description.stages[0]))
         if name not in self.description.stages:

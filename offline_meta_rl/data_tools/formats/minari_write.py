@@ -44,14 +44,14 @@ def write_minari(source: TaskSource, target: str | Path) -> Path:
     ``MINARI_DATASETS_PATH=<target>`` makes Minari find them as ``<family>/task-<number>-v0``.
 
     Args:
-        source: of the tasks.
-        target: the folder; must not exist.
+        source: Where the tasks come from.
+        target: Folder to write; must not exist.
 
     Raises:
-        FileExistsError: the folder exists.
-        ValueError: an episode cannot be stored by Minari, or an interrupted conversion of another
+        FileExistsError: The folder exists.
+        ValueError: An episode cannot be stored by Minari, or an interrupted conversion of another
             dataset is in the way.
-        OSError: the disk is full; finished tasks are kept.
+        OSError: The disk is full; finished tasks are kept.
     """
     minari = require("minari")
     path = local_target(target).absolute()  # Minari misreads relative ones
@@ -107,6 +107,7 @@ def _write_task(
         }
     )
     stages: list[dict[str, str]] = []
+    # Stages are noted while the episodes pass by, so they are complete after this line.
     storage.update_episodes(_buffers(source, task, folder, stages))
     storage.update_episode_metadata(stages)
     for file in folder.rglob("*"):
@@ -119,12 +120,13 @@ def _check_room(folder: Path, block: TaskBlock) -> None:
     """Check that a block fits on the disk: HDF5 crashes when it does not.
 
     Raises:
-        OSError: it does not.
+        OSError: It does not.
     """
     size = sum(np.asarray(array).nbytes for array in block.transitions.values())
     file = folder / "reserve"
     try:
         with open(file, "wb") as stream:
+            # Twice, to be safe: HDF5 takes more room than the numbers do.
             reserve(stream, 2 * size + EPISODE_BYTES * len(block.length))
     finally:
         file.unlink(missing_ok=True)

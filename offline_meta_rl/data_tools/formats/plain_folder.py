@@ -29,11 +29,11 @@ class PlainFolder(TaskSource):
     """Reads such a folder.
 
     Args:
-        folder: of the files.
-        settings: of the description, see ``describe``.
+        folder: Folder of the files.
+        settings: Settings of the description, see ``describe``.
 
     Raises:
-        ValueError: a file is damaged or does not fit, a task is missing or there twice.
+        ValueError: A file is damaged or does not fit, a task is missing or there twice.
     """
 
     def __init__(self, folder: Path, settings: DescriptionFile) -> None:

@@ -75,7 +75,7 @@ def load_plain(file: Path) -> object:
         Numbers, strings, lists, tuples, dicts and numpy arrays.
 
     Raises:
-        ValueError: it holds anything else, for instance a call of a function, or is damaged.
+        ValueError: It holds anything else, for instance a call of a function, or is damaged.
     """
     if file.stat().st_size > LARGEST_FILE:
         raise ValueError(f"{file}: expected a pickle of at most {LARGEST_FILE} bytes, found more.")
@@ -106,6 +106,7 @@ class _Unpickler(pickle.Unpickler):
             return lambda kind, content=b"\0" * 8: _filled(_bytes(content), kind, (), "C")[()]
         if module in ("numpy.core.numeric", "numpy._core.numeric") and name == "_frombuffer":
             return lambda content, kind, shape, order: _filled(bytes(content), kind, shape, order)
+        # Only named as an argument of _reconstruct, which does not use it here.
         if (module, name) == ("numpy", "ndarray"):
             return None
         if (module, name) == ("numpy", "dtype"):

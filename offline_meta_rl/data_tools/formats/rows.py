@@ -28,9 +28,9 @@ class RowFile(ABC):
     """Named arrays in one file; ``open`` one.
 
     Attributes:
-        file: where it is.
-        shapes: array name -> shape.
-        dtypes: array name -> dtype.
+        file: Path of the file.
+        shapes: Array name -> shape.
+        dtypes: Array name -> dtype.
     """
 
     def __init__(self, file: Path) -> None:
@@ -43,7 +43,7 @@ class RowFile(ABC):
         """Open an NPZ or HDF5 file.
 
         Raises:
-            ValueError: it cannot be read as one, or holds Python objects.
+            ValueError: It cannot be read as one, or holds Python objects.
             ImportError: HDF5 needs the extra ``convert``.
         """
         return Hdf5Rows(file) if file.suffix in HDF5_SUFFIXES else NpzRows(file)
@@ -52,7 +52,7 @@ class RowFile(ABC):
         """Check that arrays are there.
 
         Raises:
-            ValueError: names the first that is missing.
+            ValueError: Names the first that is missing.
         """
         for key in keys:
             if key not in self.shapes:
@@ -65,7 +65,7 @@ class RowFile(ABC):
         """Check the type of an array's elements.
 
         Raises:
-            ValueError: it is of another kind.
+            ValueError: It is of another kind.
         """
         if self.dtypes[key].kind not in kinds:
             raise ValueError(
@@ -76,7 +76,7 @@ class RowFile(ABC):
         """Check that arrays are equally long, and return how long.
 
         Raises:
-            ValueError: one has another length, or there are no rows.
+            ValueError: One has another length, or there are no rows.
         """
         lengths = {key: (self.shapes[key] or (0,))[0] for key in keys}
         if len(set(lengths.values())) > 1:
@@ -93,7 +93,7 @@ class RowFile(ABC):
         """Yield the rows of some arrays of equal length, a few megabytes at a time.
 
         Raises:
-            ValueError: the file is damaged.
+            ValueError: The file is damaged.
         """
         row_bytes = sum(
             self.dtypes[key].itemsize * int(np.prod(self.shapes[key][1:])) for key in keys
@@ -213,6 +213,7 @@ class NpzRows(RowFile):
         row_bytes = dtype.itemsize * int(np.prod(row_shape))
 
         def read(start: int, count: int) -> NDArray[np.generic]:
+            # A member of an archive can only be read forwards, which is the order of chunks.
             content = member.read(count * row_bytes)
             if len(content) != count * row_bytes:
                 raise EOFError(f"{key} ends at row {start + len(content) // max(1, row_bytes)}")
